@@ -1,0 +1,43 @@
+# Every target that needs the environment makes it first; once it is there, that costs a second.
+# Another interpreter: make PYTHON=python3.12 demo
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu lint format clean
+
+help:
+	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
+	@echo "make test      run the tests"
+	@echo "make test-gpu  run the tests that want CUDA devices"
+	@echo "make lint      check the code's style; make format mends most of it"
+	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
+	@echo "make clean     delete what builds and tests leave behind; .venv stays"
+
+setup:
+	@command -v $(PYTHON) >/dev/null || { echo "[set-up] There is no $(PYTHON) here." \
+	  "On Debian or Ubuntu: sudo apt-get install -y git make g++ python3-venv python3-dev" \
+	  "libgl1 libglib2.0-0"; exit 1; }
+	@$(PYTHON) tools/misc/setup_env.py
+
+demo: setup
+	@$(VENV_PYTHON) demo/run_demo.py
+
+test: setup
+	@echo "Running the tests: under 10 minutes on 2 cores."
+	@$(VENV_PYTHON) -m pytest tests -m "not gpu" $(PYTEST_ARGS)
+
+test-gpu: setup
+	@$(VENV_PYTHON) -m pytest tests -m gpu $(PYTEST_ARGS)
+
+lint: setup
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+format: setup
+	@$(VENV_PYTHON) -m ruff check --fix .
+	@$(VENV_PYTHON) -m ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""Mask R-CNN with heads of a quarter of the usual width, from scratch on shapes, on a CPU.
+
+What differs between the leaves is the backbone.
+"""
+
+_base_ = [
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "./shapes_instance.py",
+    "mmdet::_base_/default_runtime.py",
+]
+
+num_classes = 5
+model = dict(
+    neck=dict(out_channels=64, norm_cfg=dict(type="BN")),
+    rpn_head=dict(
+        in_channels=64,
+        feat_channels=64,
+        # 16 pixels on stride 4: the smallest objects are some 12 pixels wide.
+        anchor_generator=dict(scales=[4]),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=28),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=num_classes),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+)
+
+max_epochs = 12
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=10, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR",
+        T_max=max_epochs,
+        begin=0,
+        end=max_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+randomness = dict(seed=0)

@@ -1,0 +1,12 @@
+"""HCGNet: gated convolutional networks with hybrid connectivity, for the MM toolboxes."""
+
+from ._compat import check_dependencies
+
+# Before all other imports: what follows imports mmengine and mmcv, and a missing or mixed
+# installation should end in one clear sentence instead of a traceback from inside them.
+check_dependencies()
+
+from .models import HCGNet  # noqa: E402
+from .version import __version__  # noqa: E402
+
+__all__ = ["HCGNet", "__version__"]

@@ -1,0 +1,1 @@
+"""Data sets that come with the package; import them by module (``mmhcgnet.datasets.shapes``)."""

@@ -1,0 +1,110 @@
+"""Checks of paths and config before anything large is built or loaded."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmhcgnet.models.pretrained import check_pretrained_path
+
+from .errors import MissingFileError, UsageError, did_you_mean
+
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+_PACKAGES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this file system and no URL or other backend's."""
+    return "://" not in path
+
+
+def check_config_path(path: str) -> None:
+    """Check that a config file exists and has a suffix that MMEngine reads.
+
+    Raises:
+        MissingFileError: If it is not there; the closest existing configs are named.
+        UsageError: If it is no Python, YAML or JSON file.
+    """
+    if not os.path.exists(path):
+        hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
+        for name, place in known.items():
+            hint = hint.replace(name, place)
+        raise MissingFileError(f"The config {path} does not exist{hint}.")
+    if not os.path.isfile(path) or not path.endswith(CONFIG_SUFFIXES):
+        raise UsageError(f"The config {path} must be a file that ends in .py, .yaml or .json.")
+
+
+def _known_configs(path: str) -> dict[str, str]:
+    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
+    package = Path(__file__).parents[1]
+    siblings = Path(path).parent.glob("*")
+    shipped = [
+        file
+        for folder in (Path("configs"), package.parent / "configs", package / ".mim" / "configs")
+        for file in folder.rglob("*")
+    ]
+    known: dict[str, str] = {}
+    for file in [*siblings, *shipped]:
+        if file.suffix in CONFIG_SUFFIXES and "_base_" not in file.parts:
+            known.setdefault(file.name, str(file))
+    return known
+
+
+def check_checkpoint_path(path: str) -> None:
+    """Check that a local checkpoint exists; URLs and other backends (``://``) pass.
+
+    Raises:
+        MissingFileError: If it is not there.
+    """
+    if is_local(path) and not os.path.isfile(path):
+        folder = Path(path).parent
+        found = sorted(str(file) for file in folder.glob("*.pth"))
+        hint = f"{folder} holds {', '.join(found[-3:])}" if found else f"{folder} holds no .pth"
+        raise MissingFileError(f"The checkpoint {path} does not exist: {hint}.")
+
+
+def check_sections(cfg: Config, *names: str) -> None:
+    """Check that a config has the sections that a script needs.
+
+    Raises:
+        UsageError: If one is absent, or the package of its ``default_scope`` is not installed.
+    """
+    missing = [name for name in names if cfg.get(name) is None]
+    if missing:
+        raise UsageError(
+            f"The config {cfg.filename} has no {' and no '.join(missing)}: give a complete "
+            "config, not one of the parts that others inherit as _base_."
+        )
+    scope = cfg.get("default_scope")
+    if scope in _PACKAGES and find_spec(scope) is None:
+        raise UsageError(
+            f"The config {cfg.filename} needs {_PACKAGES[scope]}, which is not installed: "
+            "pip install 'mmhcgnet[onedl]', or 'mmhcgnet[openmmlab]' for the upstream packages."
+        )
+
+
+def check_pretrained_files(model: ConfigDict) -> None:
+    """Check that the local files of all ``Pretrained`` initialisations exist.
+
+    Raises:
+        MissingFileError: If one is not there.
+    """
+    for node in _dicts(model):
+        if str(node.get("type")) in ("Pretrained", "PretrainedInit") and node.get("checkpoint"):
+            try:
+                check_pretrained_path(node["checkpoint"])
+            except FileNotFoundError as error:
+                raise MissingFileError(str(error)) from error
+
+
+def _dicts(node: object) -> list[dict]:
+    children = node.values() if isinstance(node, dict) else node
+    nested = [
+        found
+        for child in (children if isinstance(node, dict | list | tuple) else ())
+        for found in _dicts(child)
+    ]
+    return [node, *nested] if isinstance(node, dict) else nested

@@ -1,0 +1,3 @@
+from .hcgnet import ARCHITECTURES, Architecture, HCGNet
+
+__all__ = ["ARCHITECTURES", "Architecture", "HCGNet"]

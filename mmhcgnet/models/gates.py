@@ -1,0 +1,147 @@
+"""The update gate and the forget gate of HCGNet (eq. 5 to 11).
+
+Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
+AAAI 2020, https://arxiv.org/abs/1908.09699.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Attention maps and fully connected layers feed a softmax, a tanh or a sigmoid: no ReLU gain.
+GATE_INIT = dict(
+    type="Kaiming",
+    layer=["Conv2d", "Linear"],
+    mode="fan_in",
+    nonlinearity="linear",
+)
+
+
+def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
+    """Build a norm layer for ``num_features`` channels.
+
+    Raises:
+        ValueError: If ``norm_cfg`` is a group norm whose groups do not divide ``num_features``.
+    """
+    num_groups = norm_cfg.get("num_groups")
+    if num_groups is not None and num_features % num_groups:
+        raise ValueError(
+            f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "
+            f"{num_features} channels; num_groups=1 divides every width."
+        )
+    return build_norm_layer(norm_cfg, num_features)[1]
+
+
+def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
+    """Pool a map with a spatial softmax attention (eq. 5 and 6).
+
+    The softmax and the sum run in fp32 or better: over a large map, the weights of single
+    positions lie below what fp16 can represent.
+
+    Args:
+        x: Map of shape ``(N, C, H, W)``.
+        attention: Convolution that turns ``x`` into logits of shape ``(N, 1, H, W)``.
+
+    Returns:
+        Pooled vector of shape ``(N, C)`` in the type of ``x``.
+    """
+    logits = attention(x).flatten(2)  # (N, 1, H*W)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        weights = logits.to(dtype).softmax(dim=2)
+        pooled = torch.bmm(x.flatten(2).to(dtype), weights.transpose(1, 2))  # (N, C, 1)
+    return pooled.squeeze(2).to(x.dtype)
+
+
+class Gate(BaseModule):
+    """What both gates share: ``tanh(norm(reduce(z)))`` on pooled vectors.
+
+    Args:
+        in_channels: Length of the pooled vector.
+        mid_channels: Length of the hidden vector.
+        norm_cfg: Config of the norm layer.
+    """
+
+    def __init__(self, in_channels: int, mid_channels: int, norm_cfg: dict) -> None:
+        super().__init__(init_cfg=GATE_INIT)
+        self.reduce = nn.Linear(in_channels, mid_channels)
+        self.norm = build_norm(norm_cfg, mid_channels)
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """Map pooled vectors ``(N, in_channels)`` to hidden vectors ``(N, mid_channels)``.
+
+        Raises:
+            ValueError: If batch statistics are asked of a single vector.
+        """
+        if len(z) == 1 and _needs_two_vectors(self.norm):
+            raise ValueError(
+                "HCGNet cannot train on a batch of one image while the BatchNorm of its gates "
+                "uses batch statistics: use a larger batch (drop_last=True keeps the last one "
+                "whole), norm_eval=True, SyncBN over several processes, or another norm_cfg such "
+                "as dict(type='GN', num_groups=1)."
+            )
+        h = self.reduce(z)
+        return self.norm(h[:, :, None, None]).flatten(1).tanh()
+
+
+def _needs_two_vectors(norm: nn.Module) -> bool:
+    if not (isinstance(norm, _BatchNorm) and norm.training):
+        return False
+    shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+    return not (shared and torch.distributed.get_world_size(norm.process_group) > 1)
+
+
+class UpdateGate(Gate):
+    """Select between the two excitation branches, channel by channel (eq. 5 to 10).
+
+    Args:
+        channels: Channels ``C`` of each branch.
+        reduction: The ratio ``r_u``; the hidden vector has ``2C // r_u`` entries.
+        conv_cfg: Config of the attention convolutions.
+        norm_cfg: Config of the norm layer.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
+    ) -> None:
+        mid_channels = 2 * channels // reduction
+        super().__init__(2 * channels, mid_channels, norm_cfg)
+        self.attention3 = build_conv_layer(conv_cfg, channels, 1, 1)
+        self.attention5 = build_conv_layer(conv_cfg, channels, 1, 1)
+        self.expand3 = nn.Linear(mid_channels, channels)
+        self.expand5 = nn.Linear(mid_channels, channels)
+
+    def forward(self, x3: Tensor, x5: Tensor) -> Tensor:
+        """Fuse the branches, each ``(N, C, H, W)``, into one vector ``(N, C)``."""
+        z3 = attention_pool(x3, self.attention3)
+        z5 = attention_pool(x5, self.attention5)
+        h = self.hidden(torch.cat([z3, z5], dim=1))
+        u3, u5 = torch.stack([self.expand3(h), self.expand5(h)]).softmax(dim=0)
+        return u3 * z3 + u5 * z5
+
+
+class ForgetGate(Gate):
+    """Weigh each channel of the squeezed map (eq. 11).
+
+    Args:
+        channels: Channels ``C`` of the map.
+        reduction: The ratio ``r_f``; the hidden vector has ``C // r_f`` entries.
+        conv_cfg: Config of the attention convolution.
+        norm_cfg: Config of the norm layer.
+    """
+
+    def __init__(
+        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
+    ) -> None:
+        mid_channels = channels // reduction
+        super().__init__(channels, mid_channels, norm_cfg)
+        self.attention = build_conv_layer(conv_cfg, channels, 1, 1)
+        self.expand = nn.Linear(mid_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn a map ``(N, C, H, W)`` into weights ``(N, C)`` between 0 and 1."""
+        return self.expand(self.hidden(attention_pool(x, self.attention))).sigmoid()

@@ -1,0 +1,71 @@
+"""Pretrained backbone weights must be there and complete.
+
+MMEngine loads the weights of an ``init_cfg`` without strictness: a missing key is a line in the
+log, and a frozen stem then stays random.
+"""
+
+from __future__ import annotations
+
+import os.path as osp
+
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+
+def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) -> None:
+    """Check the ``Pretrained`` entries of an ``init_cfg`` against the backbone.
+
+    Keys that the backbone does not have are fine: heads, and stages that are not built.
+
+    Args:
+        backbone: The module that is about to load the weights.
+        init_cfg: The module's ``init_cfg``.
+
+    Raises:
+        FileNotFoundError: If a local file is missing.
+        RuntimeError: If the file lacks a tensor of the backbone or holds it in another shape.
+    """
+    for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        if cfg and cfg["type"] in ("Pretrained", "PretrainedInit"):
+            _check_file(backbone, cfg["checkpoint"], cfg.get("prefix") or "")
+
+
+def _check_file(backbone: nn.Module, path: str, prefix: str) -> None:
+    check_pretrained_path(path)
+    if prefix and not prefix.endswith("."):
+        prefix += "."
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    found = {
+        name.removeprefix(prefix): tensor.shape
+        for name, tensor in checkpoint.get("state_dict", checkpoint).items()
+        if name.startswith(prefix)
+    }
+    wanted = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    missing = [name for name in wanted if name not in found]
+    other = [
+        f"{name} {tuple(found[name])} instead of {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if missing or other:
+        raise RuntimeError(
+            f"The pretrained weights {path} do not fit the backbone under the prefix {prefix!r}: "
+            f"{_listed(missing, 'missing')}, {_listed(other, 'of another shape')}. "
+            "Use the checkpoint of the same arch, or give the prefix its keys have."
+        )
+
+
+def check_pretrained_path(path: str) -> None:
+    """Raise a ``FileNotFoundError`` if ``path`` is a local file that does not exist."""
+    if "://" not in path and not osp.isfile(path):
+        raise FileNotFoundError(
+            f"The pretrained backbone weights {path} are not there: put an MMPretrain checkpoint "
+            "of this backbone (keys 'backbone.*') at that path or name yours in "
+            "model.backbone.init_cfg.checkpoint, or train from scratch with a config that has "
+            "'scratch' in its name."
+        )
+
+
+def _listed(names: list[str], what: str, most: int = 8) -> str:
+    more = f", … {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {what}" + (f" ({', '.join(names[:most])}{more})" if names else "")

@@ -1,0 +1,155 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmhcgnet.engine import (
+    UsageError,
+    decide_out_item,
+    drop_validation,
+    set_amp_training,
+    set_auto_scale_lr,
+    set_dataloader_defaults,
+    set_test_time_augmentation,
+    set_visualization,
+    set_work_dir,
+)
+
+
+def test_work_dir_is_the_flag_then_the_configs_then_its_name():
+    cfg = Config(dict(), filename="somewhere/leaf.py")
+    set_work_dir(cfg, None)
+    assert cfg.work_dir == "./work_dirs/leaf"
+    cfg.work_dir = "own"
+    set_work_dir(cfg, None)
+    assert cfg.work_dir == "own"
+    set_work_dir(cfg, "flag")
+    assert cfg.work_dir == "flag"
+
+
+@pytest.mark.parametrize(
+    "out, out_item, expected",
+    [
+        (None, None, None),
+        ("a.pkl", None, "pred"),
+        ("a.json", None, "metrics"),
+        ("a.pkl", "metrics", "metrics"),
+    ],
+)
+def test_the_suffix_decides_what_out_writes(out, out_item, expected):
+    assert decide_out_item(out, out_item) == expected
+
+
+@pytest.mark.parametrize(
+    "out, out_item", [(None, "pred"), ("a.json", "pred"), ("a.txt", None), ("a", "metrics")]
+)
+def test_out_refuses_what_it_cannot_write(out, out_item):
+    with pytest.raises(UsageError, match="--out"):
+        decide_out_item(out, out_item)
+
+
+def test_amp_keeps_a_loss_scale_and_needs_an_accelerator(monkeypatch):
+    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cuda")
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type="SGD"))))
+    set_amp_training(cfg)
+    assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
+    cfg.optim_wrapper.loss_scale = 512.0
+    set_amp_training(cfg)
+    assert cfg.optim_wrapper.loss_scale == 512.0
+    with pytest.raises(UsageError, match="cannot replace the optimizer wrapper Other"):
+        set_amp_training(Config(dict(optim_wrapper=dict(type="Other"))))
+    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cpu")
+    with pytest.raises(UsageError, match="on a GPU only"):
+        set_amp_training(cfg)
+
+
+def test_auto_scale_lr_needs_a_base_batch_size():
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16)))
+    set_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr.enable is True
+    for cfg in (Config(dict()), Config(dict(auto_scale_lr=dict(enable=False)))):
+        with pytest.raises(UsageError, match="base_batch_size"):
+            set_auto_scale_lr(cfg)
+
+
+def test_no_validate_drops_all_three():
+    cfg = Config(dict(val_cfg=dict(), val_dataloader=dict(), val_evaluator=dict()))
+    drop_validation(cfg)
+    assert (cfg.val_cfg, cfg.val_dataloader, cfg.val_evaluator) == (None, None, None)
+
+
+def loaders(scope, **loader):
+    return Config(dict(default_scope=scope, train_dataloader=loader, val_dataloader=None))
+
+
+def test_classification_loaders_get_mmpretrains_defaults():
+    cfg = loaders("mmpretrain", num_workers=2)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader == dict(
+        num_workers=2,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=True,
+        collate_fn=dict(type="default_collate"),
+    )
+    assert cfg.val_dataloader is None
+
+
+def test_detection_loaders_stay_as_they_are():
+    cfg = loaders("mmdet", num_workers=2, persistent_workers=True)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader == dict(num_workers=2, persistent_workers=True)
+
+
+def test_workers_persist_only_where_there_are_any():
+    cfg = loaders("mmdet", num_workers=0, persistent_workers=True)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader.persistent_workers is False
+
+
+def test_the_loader_flags_win():
+    cfg = loaders("mmpretrain", num_workers=2, pin_memory=True, persistent_workers=True)
+    set_dataloader_defaults(cfg, pin_memory=False, persistent_workers=False)
+    assert not cfg.train_dataloader.pin_memory and not cfg.train_dataloader.persistent_workers
+
+
+def test_each_toolbox_has_its_own_drawing_hook():
+    for scope, expected in (
+        ("mmdet", dict(draw=True, show=False, wait_time=1, test_out_dir="d")),
+        ("mmpretrain", dict(enable=True, show=False, wait_time=1, out_dir="d", interval=5)),
+    ):
+        hooks = dict(visualization=dict(type="Hook"))
+        cfg = Config(dict(default_scope=scope, default_hooks=hooks))
+        set_visualization(cfg, False, "d", 5, 1)
+        assert cfg.default_hooks.visualization == dict(type="Hook", **expected)
+    with pytest.raises(UsageError, match="default_hooks.visualization"):
+        set_visualization(Config(dict()), True, None, 1, 1)
+
+
+def detection(**model):
+    pipeline = [dict(type="Resize"), dict(type="PackDetInputs")]
+    dataset = dict(type="RepeatDataset", dataset=dict(type="CocoDataset", pipeline=pipeline))
+    return Config(dict(default_scope="mmdet", model=model, test_dataloader=dict(dataset=dataset)))
+
+
+def test_flips_are_the_default_test_time_augmentation():
+    cfg = detection(type="RetinaNet")
+    set_test_time_augmentation(cfg)
+    assert cfg.model.type == "mmdet.DetTTAModel" and cfg.model.module.type == "RetinaNet"
+    resize, augment = cfg.test_dataloader.dataset.dataset.pipeline
+    flips, (pack,) = augment.transforms
+    assert resize.type == "Resize" and [flip.prob for flip in flips] == [1.0, 0.0]
+    assert {"flip", "flip_direction", "img_id"} <= set(pack.meta_keys)
+
+
+def test_the_configs_own_test_time_augmentation_is_used():
+    cfg = detection(type="RetinaNet")
+    cfg.tta_model = dict(type="Own", weight=2)
+    cfg.tta_pipeline = [dict(type="OwnTransform")]
+    set_test_time_augmentation(cfg)
+    assert cfg.model == dict(type="Own", weight=2, module=dict(type="RetinaNet"))
+    assert cfg.test_dataloader.dataset.dataset.pipeline == [dict(type="OwnTransform")]
+
+
+def test_masks_cannot_be_merged():
+    with pytest.raises(UsageError, match="model.roi_head.mask_head=None"):
+        set_test_time_augmentation(detection(roi_head=dict(mask_head=dict(type="FCNMaskHead"))))
+    set_test_time_augmentation(detection(roi_head=dict(mask_head=None)))

@@ -1,0 +1,176 @@
+"""HCGNet against the reference written down from the paper, with random weights and statistics."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import NETWORKS, Reference, random_state, state_shapes
+
+from mmhcgnet.models import HCGNet
+
+CANCELLED = ("attention.bias", "attention3.bias", "attention5.bias")
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def make_network(name: str, **kwargs) -> HCGNet:
+    depths, growth_rates, stem = NETWORKS[name]
+    arch = name
+    if name.startswith("tiny"):
+        arch = dict(depths=depths, growth_rates=growth_rates, stem=stem)
+    kwargs.setdefault("out_indices", tuple(range(len(depths))))
+    return HCGNet(arch=arch, **kwargs)
+
+
+def cast(state: dict, dtype: torch.dtype) -> dict:
+    """The floating tensors in ``dtype``; weights, not buffers, ask for a gradient."""
+    state = {
+        key: value.to(dtype) if value.is_floating_point() else value.clone()
+        for key, value in state.items()
+    }
+    for key, value in state.items():
+        if not key.endswith(BUFFERS):
+            value.requires_grad_()
+    return state
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    expected = expected.double()
+    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def project(maps, dtype: torch.dtype) -> torch.Tensor:
+    """A loss that weighs every entry of every map differently."""
+    loss = 0.0
+    for i, out in enumerate(maps):
+        generator = torch.Generator().manual_seed(i)
+        weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+        loss = loss + (out * weight.to(dtype)).sum() / out.numel() ** 0.5
+    return loss
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_eval_forward(name):
+    state = random_state(state_shapes(*NETWORKS[name]))
+    network = make_network(name).eval()
+    network.load_state_dict(state)
+    image = torch.randn(2, 3, 33, 40) if "stem.conv.weight" in state else torch.randn(2, 3, 49, 70)
+    with torch.no_grad():
+        actual = network(image)
+        expected = Reference(state)(image.double())
+    assert len(actual) == len(expected)
+    for out, target in zip(actual, expected, strict=True):
+        assert out.shape == target.shape
+        assert relative_error(out, target) <= 1e-5
+
+
+# Among the millions of activations of the large networks a few lie so close to the kink of ReLU
+# that fp32 and fp64 disagree on their slope, so these have a smooth activation here.
+@pytest.mark.parametrize(
+    ("name", "act_cfg", "act"),
+    [
+        ("tiny", dict(type="ReLU"), F.relu),
+        ("tiny-cifar", dict(type="ReLU"), F.relu),
+        ("A1", dict(type="GELU"), F.gelu),
+        ("B", dict(type="GELU"), F.gelu),
+    ],
+)
+def test_eval_gradients(name, act_cfg, act):
+    state = random_state(state_shapes(*NETWORKS[name]))
+    network = make_network(name, act_cfg=act_cfg).eval()
+    network.load_state_dict(state)
+    image = torch.randn(2, 3, 32, 48, requires_grad=True)
+    project(network(image), torch.float32).backward()
+
+    state = cast(state, torch.float64)
+    target = image.detach().double().requires_grad_()
+    project(Reference(state, act=act)(target), torch.float64).backward()
+
+    assert relative_error(image.grad, target.grad) <= 1e-5
+    for key, parameter in network.named_parameters():
+        if key.endswith(CANCELLED):
+            scale = state[key.replace("bias", "weight")].grad.abs().max()
+            assert parameter.grad.abs() <= 1e-5 * scale, key
+        else:
+            assert relative_error(parameter.grad, state[key].grad) <= 1e-5, key
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-cifar", "B"])
+def test_training(name):
+    """Outputs, gradients and running statistics, in fp64: in fp32 this is ill-conditioned."""
+    state = random_state(state_shapes(*NETWORKS[name]))
+    network = make_network(name).double().train()
+    network.load_state_dict(state)
+    image = torch.randn(4, 3, 64, 72, dtype=torch.float64, requires_grad=True)
+    actual = network(image)
+    project(actual, torch.float64).backward()
+
+    state = cast(state, torch.float64)
+    target = image.detach().clone().requires_grad_()
+    expected = Reference(state, training=True)(target)
+    project(expected, torch.float64).backward()
+
+    for out, wanted in zip(actual, expected, strict=True):
+        assert relative_error(out, wanted) <= 1e-8
+    assert relative_error(image.grad, target.grad) <= 1e-8
+    largest = max(tensor.grad.abs().max() for tensor in state.values() if tensor.requires_grad)
+    for key, parameter in network.named_parameters():
+        if key.endswith((*CANCELLED, "reduce.bias")):
+            assert parameter.grad.abs().max() <= 1e-8 * largest, key
+        else:
+            assert relative_error(parameter.grad, state[key].grad) <= 1e-8, key
+    for key, buffer in network.named_buffers():
+        if key.endswith("num_batches_tracked"):
+            assert buffer == state[key] == 8, key
+        else:
+            assert relative_error(buffer, state[key]) <= 1e-8, key
+
+
+def test_group_norm_from_config():
+    """``norm_cfg`` replaces every norm: with GN in one group, as computed by the reference."""
+
+    class GroupNormReference(Reference):
+        def norm(self, prefix, x):
+            axes = list(range(1, x.dim()))
+            var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+            shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+            weight, bias = self.state[f"{prefix}.weight"], self.state[f"{prefix}.bias"]
+            return (x - mean) / (var + 1e-5).sqrt() * weight.view(shape) + bias.view(shape)
+
+    shapes = state_shapes(*NETWORKS["tiny"])
+    state = random_state({key: shape for key, shape in shapes.items() if not key.endswith(BUFFERS)})
+    network = make_network("tiny", norm_cfg=dict(type="GN", num_groups=1)).train()
+    network.load_state_dict(state)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        actual = network(image)
+        expected = GroupNormReference(state)(image.double())
+    for out, target in zip(actual, expected, strict=True):
+        assert relative_error(out, target) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-cifar"])
+def test_other_input_channels(name):
+    state = random_state(state_shapes(*NETWORKS[name], in_channels=5))
+    network = make_network(name, in_channels=5).eval()
+    network.load_state_dict(state)
+    image = torch.randn(1, 5, 40, 33)
+    with torch.no_grad():
+        actual = network(image)
+        expected = Reference(state)(image.double())
+    for out, target in zip(actual, expected, strict=True):
+        assert relative_error(out, target) <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_eval_forward_on_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    state = random_state(state_shapes(*NETWORKS["B"]))
+    network = make_network("B").eval().to("cuda")
+    network.load_state_dict(state)
+    image = torch.randn(2, 3, 97, 128)
+    with torch.no_grad():
+        actual = network(image.to("cuda"))
+        expected = Reference(state)(image.double())
+    for out, target in zip(actual, expected, strict=True):
+        assert relative_error(out.cpu(), target) <= 1e-5

@@ -1,0 +1,229 @@
+"""What is built from this tree: an sdist, wheels, an editable install; and the set-up's checks."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tarfile
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmhcgnet
+
+ROOT = Path(__file__).parents[1]
+MIM_FILES = {
+    "mmhcgnet/.mim/configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py",
+    "mmhcgnet/.mim/tools/train.py",
+    "mmhcgnet/.mim/model-index.yml",
+}
+
+
+def run(*command, cwd):
+    process = subprocess.run(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.returncode == 0, process.stdout
+
+
+def build(hook, tree, out):
+    """Calls one of the build hooks that pip calls, without pip's look for newer build tools."""
+    code = f"from setuptools import build_meta; build_meta.{hook}({str(out)!r})"
+    run(sys.executable, "-c", code, cwd=tree)
+
+
+def build_wheel(tree, out):
+    run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"),
+        *("--no-index", "--wheel-dir", str(out), "."),
+        cwd=tree,
+    )
+    (wheel,) = out.glob("mmhcgnet-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist()), archive.read(_metadata_name()).decode()
+
+
+def _metadata_name():
+    return f"mmhcgnet-{mmhcgnet.__version__}.dist-info/METADATA"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of what git has or would add, so that no build leaves files in the checkout."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    copy = tmp_path_factory.mktemp("tree")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    return build_wheel(tree, tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_carries_package_and_mim_files(tree, wheel):
+    names, _ = wheel
+    assert MIM_FILES <= names
+    modules = {str(path.relative_to(tree)) for path in tree.glob("mmhcgnet/**/*.py")}
+    assert modules <= names
+    configs = {f"mmhcgnet/.mim/{path.relative_to(tree)}" for path in tree.glob("configs/**/*.py")}
+    assert configs <= names
+    # `mim` finds the package beside its metadata; anything else at the top would be a stray.
+    assert {name.split("/")[0] for name in names} == {"mmhcgnet", _metadata_name().split("/")[0]}
+    assert not any("__pycache__" in name or name.endswith("entry_points.txt") for name in names)
+
+
+def test_metadata(wheel):
+    _, metadata = wheel
+    assert f"Version: {mmhcgnet.__version__}\n" in metadata
+    assert "Requires-Python: >=3.10\n" in metadata
+    assert "License-File: LICENSE\n" in metadata
+    # The MM packages only ever come as one of the two extras.
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
+    for line in required:
+        assert ("mm" in line.split()[1]) == any(
+            f'extra == "{extra}"' in line for extra in ("onedl", "openmmlab", "mim")
+        )
+    for extra in ("onedl", "openmmlab"):
+        lines = (ROOT / f"requirements/{extra}.txt").read_text().splitlines()
+        pins = [line for line in lines if not line.startswith("#")]
+        assert {f'Requires-Dist: {pin}; extra == "{extra}"' for pin in pins} <= set(required)
+
+
+def test_sdist_builds_the_same_wheel(tree, wheel, tmp_path):
+    build("build_sdist", tree, tmp_path)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path)
+    unpacked = tmp_path / sdist.name[: -len(".tar.gz")]
+    names, _ = build_wheel(unpacked, tmp_path / "wheel")
+    assert names == wheel[0]
+
+
+def test_editable_install_links_to_the_checkout(tree, tmp_path):
+    build("build_editable", tree, tmp_path)
+    for name in MIM_FILES:
+        source = tree / name.replace("mmhcgnet/.mim/", "")
+        assert (tree / name).resolve() == source.resolve()
+        assert source.is_file()
+
+
+def test_a_build_forgets_what_is_gone_since_the_last(tree, wheel, tmp_path):
+    stale = tree / "build/lib/mmhcgnet/.mim/configs/gone.py"
+    assert stale.parent.is_dir()  # left by the build of `wheel`
+    stale.write_text("")
+    names, _ = build_wheel(tree, tmp_path)
+    assert names == wheel[0]
+
+
+# --- the set-up script's checks --------------------------------------------------------------
+
+
+@pytest.fixture
+def setup_env():
+    path = ROOT / "tools/misc/setup_env.py"
+    spec = importlib.util.spec_from_file_location("setup_env", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def complete(setup_env, monkeypatch, tmp_path):
+    """The set-up script on a machine that has everything, whatever this one has."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(setup_env.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(setup_env.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(setup_env, "ctypes", types.SimpleNamespace(CDLL=lambda name: name))
+    assert setup_env.check_system() == []
+    return setup_env
+
+
+def test_python_version(setup_env):
+    for version in ((3, 10, 0), (3, 11, 7), (3, 12, 1)):
+        assert setup_env.check_python(version) == []
+    for version in ((3, 9, 18), (3, 13, 0)):
+        (sentence,) = setup_env.check_python(version)
+        assert f"is Python {version[0]}.{version[1]}." in sentence
+        assert "make PYTHON=python3.11" in sentence
+
+
+def _no_library(name):
+    def load(asked):
+        if asked == name:
+            raise OSError(f"{name}: cannot open shared object file")
+
+    return types.SimpleNamespace(CDLL=load)
+
+
+@pytest.mark.parametrize(
+    "what, package",
+    [
+        ("C++ compiler", "g++"),
+        ("git", "git"),
+        ("Python.h", "-dev"),
+        ("ensurepip", "-venv"),
+        ("libGL.so.1", "libgl1"),
+        ("libgthread-2.0.so.0", "libglib2.0-0"),
+    ],
+)
+def test_a_missing_piece_is_named_with_the_apt_line(complete, monkeypatch, what, package):
+    if what in ("C++ compiler", "git"):
+        missing = {"C++ compiler": "c++", "git": "git"}[what]
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setattr(
+            complete.shutil, "which", lambda name: None if name == missing else f"/usr/bin/{name}"
+        )
+    elif what == "Python.h":
+        monkeypatch.setattr(complete.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+    elif what == "ensurepip":
+        monkeypatch.setattr(
+            complete.importlib.util, "find_spec", lambda name: None if name == what else name
+        )
+    else:
+        monkeypatch.setattr(complete, "ctypes", _no_library(what))
+    sentence, apt = complete.check_system()
+    assert what in sentence
+    assert "sudo apt-get install -y" in apt and package in apt
+
+
+def test_a_small_disk_is_named(setup_env, monkeypatch):
+    usage = types.SimpleNamespace(free=3.21e9)
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda folder: usage)
+    (sentence,) = setup_env.check_disk(ROOT)
+    assert "3.2" in sentence and str(ROOT) in sentence
+
+
+def test_make_says_when_there_is_no_python():
+    process = subprocess.run(
+        ["make", "setup", "PYTHON=python-that-is-not-here"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode != 0
+    assert "There is no python-that-is-not-here here" in process.stdout
+
+
+def test_every_pin_stands_in_one_file():
+    """A package may be constrained to one version only, wherever the reader looks."""
+    seen = {}
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        for line in path.read_text().splitlines():
+            if "==" in line and not line.startswith("#"):
+                name = line.split("==")[0].strip().lower()
+                assert name not in seen, f"{name} is pinned in {seen[name]} and in {path.name}"
+                seen[name] = path.name
+    assert "torch" in seen and "setuptools" in seen

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Test on several processes: dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
+# GPUS is the number of processes on this machine; without a GPU they run on the CPU.
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT. Another python: set PYTHON.
+set -euo pipefail
+
+if [ $# -lt 3 ]; then
+    echo "usage: $0 CONFIG CHECKPOINT GPUS [arguments of test.py]" >&2
+    exit 2
+fi
+CONFIG=$1
+CHECKPOINT=$2
+GPUS=$3
+shift 3
+
+exec "${PYTHON:-python}" -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node-rank="${NODE_RANK:-0}" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master-port="${PORT:-29500}" \
+    --nproc-per-node="$GPUS" \
+    "$(dirname "${BASH_SOURCE[0]}")/test.py" "$CONFIG" "$CHECKPOINT" --launcher pytorch "$@"

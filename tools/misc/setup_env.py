@@ -1,0 +1,321 @@
+"""Makes the environment of the Makefile: `.venv` with PyTorch, MMCV's ops and the MM packages.
+
+It uses the standard library alone and avoids new syntax, so that any Python 3 can say what is
+missing. Each step leaves a stamp in the environment, a hash of what went into it: a second run
+finds the stamps and ends at once, an interrupted one goes on at the step that was cut short.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv"
+LOG = VENV / "setup.log"
+PYTHON = VENV / "bin" / "python"
+REQUIREMENTS = ROOT / "requirements"
+
+SUPPORTED = ((3, 10), (3, 11), (3, 12))
+DISK_GB = 12
+ALIVE_SECONDS = 30
+
+
+class SetupError(Exception):
+    """Ends the set-up; the message is what the user reads."""
+
+
+# --- checks of the machine -----------------------------------------------------------------------
+
+
+def check_python(version):
+    if tuple(version[:2]) in SUPPORTED:
+        return []
+    return [
+        "Python 3.10, 3.11 or 3.12 is needed, and {} is Python {}.{}. Name another one like this "
+        "(and delete .venv if it exists): make PYTHON=python3.11 demo".format(
+            sys.executable, *version
+        )
+    ]
+
+
+def check_system():
+    """Says in a sentence each what the system lacks; an empty list if nothing."""
+    problems = []
+    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+        problems.append("This Python cannot make virtual environments (venv and ensurepip).")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        problems.append("Python's header files (Python.h) are missing; MMCV compiles with them.")
+    if not shutil.which(os.environ.get("CXX", "c++").split()[0]):
+        problems.append("There is no C++ compiler; MMCV's ops are compiled from source.")
+    if not shutil.which("git"):
+        problems.append("git is missing.")
+    libraries = ("libGL.so.1", "libgthread-2.0.so.0") if sys.platform == "linux" else ()
+    for library in libraries:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            problems.append(f"The library {library} is missing; OpenCV needs it.")
+    if problems:
+        problems.append(
+            "On Debian or Ubuntu this installs all that is needed:\n"
+            "  sudo apt-get install -y git make g++ python{0}.{1}-venv python{0}.{1}-dev "
+            "libgl1 libglib2.0-0".format(*sys.version_info)
+        )
+    return problems
+
+
+def check_disk(folder):
+    free = shutil.disk_usage(str(folder)).free / 1e9
+    if free >= DISK_GB:
+        return []
+    return [
+        f"About {DISK_GB} GB of free disk space are needed in {folder}, and there are {free:.1f}."
+    ]
+
+
+# --- running things ------------------------------------------------------------------------------
+
+
+def say(text):
+    print("[set-up] " + text, flush=True)
+
+
+def duration(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def run(command, env=None):
+    """Runs a command with its output in the log, and a line now and then to show it is alive."""
+    started = time.monotonic()
+    # pip unpacks gigabytes: beside the environment, since /tmp may be small or in memory.
+    scratch = VENV / "tmp"
+    scratch.mkdir(exist_ok=True)
+    # MMCV would compile four files at once on any machine, at about 1 GB of memory each.
+    defaults = {"MAX_JOBS": str(os.cpu_count())}
+    with LOG.open("a") as log:
+        log.write("\n$ " + " ".join(map(str, command)) + "\n")
+        log.flush()
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=str(ROOT),
+            env=dict(defaults, **dict(os.environ, TMPDIR=str(scratch), **(env or {}))),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that pip's compilers can be ended together with it
+        )
+        try:
+            while True:
+                try:
+                    code = process.wait(timeout=ALIVE_SECONDS)
+                    break
+                except subprocess.TimeoutExpired:
+                    say("  ... still at it after " + duration(time.monotonic() - started))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+            shutil.rmtree(str(scratch), ignore_errors=True)
+    return code
+
+
+def check_run(command, env=None):
+    if run(command, env):
+        tail = LOG.read_text(errors="replace").splitlines()[-20:]
+        raise SetupError(
+            "\n".join("    " + line for line in tail)
+            + f"\nThe step above failed; its whole output is in {LOG}. If that was the network, or "
+            "you have mended it, run the same command again: it goes on from here."
+        )
+
+
+def pip_install(*arguments, env=None):
+    """pip with every pin as a constraint; where it looks is left to the user's own settings."""
+    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+    for name in ("build.txt", "torch.txt", "onedl.txt", "constraints-onedl.txt"):
+        command += ["-c", REQUIREMENTS / name]
+    check_run(command + list(arguments), env)
+
+
+def succeeds(code):
+    return run([PYTHON, "-c", code]) == 0
+
+
+def pip_works():
+    try:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.call([str(PYTHON), "-c", "import pip"], **quiet) == 0
+    except OSError:
+        return False
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def make_venv():
+    """A new environment, or the one that is there if its pip works or can be mended."""
+    if pip_works() or (PYTHON.exists() and run([PYTHON, "-m", "ensurepip"]) == 0):
+        return
+    if VENV.exists():
+        say("  .venv is incomplete and is made anew")
+    if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]):
+        raise SetupError(f"The virtual environment in {VENV} could not be made.")
+
+
+def install_build_tools():
+    pip_install("-r", REQUIREMENTS / "build.txt")
+
+
+def install_torch():
+    pip_install("-r", REQUIREMENTS / "torch.txt")
+
+
+def install_mmcv():
+    """MMCV with its ops; a wheel in pip's cache that was built for another PyTorch is rebuilt."""
+    env = cuda_environment()
+    pins = (REQUIREMENTS / "onedl.txt").read_text().split()
+    (mmcv,) = [pin for pin in pins if pin.startswith("onedl-mmcv==")]
+    pip_install("--no-build-isolation", mmcv, env=env)
+    works = "import mmcv.ops"
+    if not env and has_cuda():
+        works += "; assert mmcv.ops.get_compiling_cuda_version() != 'not available'"
+    if succeeds(works):
+        return
+    say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it anew")
+    rebuild = ("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-build-isolation")
+    pip_install(*rebuild, mmcv, env=env)
+    check_run([PYTHON, "-c", works])
+
+
+def has_cuda():
+    return succeeds("import sys, torch; sys.exit(not torch.cuda.is_available())")
+
+
+def cuda_environment():
+    """MMCV refuses to build where a GPU but no CUDA compiler is seen: then hide the GPU from it."""
+    if not has_cuda() or succeeds("from torch.utils import cpp_extension as c; c.CUDA_HOME + ''"):
+        return {}
+    say("  there is a GPU but no CUDA compiler (nvcc): MMCV's ops are built for the CPU alone, and")
+    say("  detectors cannot use the GPU; to change that install nvcc, delete .venv and run again")
+    return {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def install_rest():
+    pip_install(
+        "--no-build-isolation",
+        "-r",
+        REQUIREMENTS / "onedl.txt",
+        "-r",
+        REQUIREMENTS / "runtime.txt",
+        "-r",
+        REQUIREMENTS / "tests.txt",
+    )
+
+
+def install_project():
+    pip_install("--no-deps", "--no-build-isolation", "-e", ".")
+    check_run([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"])
+
+
+STEPS = (
+    # function, what is announced, what it depends on besides the steps before it
+    (make_venv, "making .venv (10 s)", ()),
+    (install_build_tools, "installing the build tools (20 s)", ("build.txt",)),
+    (
+        install_torch,
+        "installing PyTorch (a download of 3 GB: 2 minutes and more, as the network goes)",
+        ("torch.txt", "constraints-onedl.txt"),
+    ),
+    (
+        install_mmcv,
+        "installing MMCV (the first time it compiles for about 10 minutes on 2 cores; later its "
+        "wheel is in pip's cache: 20 s)",
+        ("onedl.txt",),
+    ),
+    (
+        install_rest,
+        "installing MMDetection, MMPretrain and the tests' tools (1 minute)",
+        ("runtime.txt", "tests.txt"),
+    ),
+    (install_project, "installing mmhcgnet itself and importing all of it (30 s)", ("setup.py",)),
+)
+
+
+def plan():
+    """Each step with its stamp's file and the hash that the stamp must hold."""
+    # The project's place and the Python it runs on: links into both are all over .venv.
+    digest = hashlib.sha256(f"{ROOT} {sys.version_info[:2]}".encode())
+    for function, title, files in STEPS:
+        for name in files:
+            path = ROOT / name if name == "setup.py" else REQUIREMENTS / name
+            digest.update(path.read_bytes())
+        stamp = VENV / (".mmhcgnet-" + function.__name__.replace("_", "-"))
+        yield function, title, stamp, digest.hexdigest()
+
+
+def set_up():
+    steps = list(plan())
+    done = 0
+    while in_venv() and done < len(steps):
+        stamp, digest = steps[done][2:]
+        if not (stamp.is_file() and stamp.read_text() == digest):
+            break
+        done += 1
+    if done == len(steps):
+        return
+    problems = check_system()
+    if not list(VENV.glob("lib/python*/site-packages/torch/__init__.py")):
+        problems += check_disk(ROOT)
+    if problems:
+        raise SetupError("\n".join(problems))
+    started = time.monotonic()
+    say("the environment is made in .venv: about 20 minutes the first time, seconds afterwards")
+    for number, (function, title, stamp, digest) in enumerate(steps[done:], done + 1):
+        say(f"{number}/{len(steps)} {title}")
+        function()
+        stamp.write_text(digest)
+    say(f"done after {duration(time.monotonic() - started)}")
+
+
+def in_venv():
+    return Path(sys.prefix).resolve() == VENV.resolve()
+
+
+def main():
+    if not in_venv() and pip_works():
+        # From here on, "this Python" is the one that the environment has.
+        os.execv(str(PYTHON), [str(PYTHON)] + sys.argv)
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda *_: sys.exit("[set-up] ended from outside"))
+    problems = check_python(sys.version_info)
+    if problems:
+        sys.exit("[set-up] " + problems[0])
+    # Two set-ups at once (make demo beside make test) would spoil one another's work.
+    with open(__file__) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("another set-up is running here; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            set_up()
+        except SetupError as error:
+            sys.exit("[set-up] " + str(error))
+        except KeyboardInterrupt:
+            sys.exit("\n[set-up] interrupted; run the same command again and it goes on from here")
+
+
+if __name__ == "__main__":
+    main()

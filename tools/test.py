@@ -1,0 +1,113 @@
+"""Evaluate a checkpoint of a detector or a classifier."""
+
+import argparse
+import os
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file or URL")
+    parser.add_argument(
+        "--work-dir", help="folder for logs and metrics (default: ./work_dirs/<config name>)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the predictions (.pkl) or the metrics (.json)"
+    )
+    parser.add_argument(
+        "--out-item",
+        choices=["metrics", "pred"],
+        help="what --out writes, where its suffix should not decide",
+    )
+    parser.add_argument("--show", action="store_true", help="show the predictions in a window")
+    parser.add_argument(
+        "--show-dir",
+        help="write pictures of the predictions here (detection: in <work dir>/<time>/)",
+    )
+    parser.add_argument(
+        "--interval",
+        type=int,
+        default=1,
+        help="draw every so many images (classification; detection draws all)",
+    )
+    parser.add_argument(
+        "--wait-time", type=float, default=2, help="seconds that --show shows an image"
+    )
+    parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="test-time augmentation: the config's tta_model and tta_pipeline, else flips",
+    )
+    parser.add_argument("--amp", action="store_true", help="test in mixed precision")
+    parser.add_argument(
+        "--no-pin-memory", action="store_true", help="do not pin memory in the dataloaders"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. test_dataloader.num_workers=0 key=[a,b] "
+        'key="[(a,b),(c,d)]"; list items by index, e.g. test_evaluator.0.topk=1',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="what started the processes of a distributed run; see dist_test.sh",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def test(args: argparse.Namespace) -> None:
+    """Check all that can be wrong with the arguments, then evaluate."""
+    import mmengine
+    from mmengine.dist import is_main_process
+    from mmengine.registry import METRICS, RUNNERS
+    from mmengine.runner import Runner
+
+    from mmhcgnet import engine
+
+    out_item = engine.decide_out_item(args.out, args.out_item)
+    cfg = engine.load_config(args.config, args.cfg_options)
+    engine.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
+    engine.check_checkpoint_path(args.checkpoint)
+    cfg.launcher = args.launcher
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    engine.set_work_dir(cfg, args.work_dir)
+    engine.set_dataloader_defaults(cfg, not args.no_pin_memory)
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir:
+        engine.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
+    if args.tta:
+        engine.set_test_time_augmentation(cfg)
+    engine.check_data(cfg, "test")
+    engine.prepare_distributed(cfg, training=False)
+
+    with engine.explain_misspelt_types():
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        if out_item == "pred":
+            # MMDetection's own dump packs masks as RLE.
+            kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
+            dump = METRICS.build(dict(type=kind, out_file_path=args.out))
+            runner.test_evaluator.metrics.append(dump)
+        metrics = runner.test()
+    if out_item == "metrics" and is_main_process():
+        mmengine.dump(metrics, args.out)
+
+
+def main() -> None:
+    args = parse_args()
+    # Older launchers pass the rank as an argument only.
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.engine import report_usage_errors
+
+    with report_usage_errors(args.launcher):
+        test(args)
+
+
+if __name__ == "__main__":
+    main()

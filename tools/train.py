@@ -1,0 +1,101 @@
+"""Train a detector or a classifier from a config."""
+
+import argparse
+import os
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--work-dir", help="folder for logs and checkpoints (default: ./work_dirs/<config name>)"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CKPT",
+        help="resume from this checkpoint, or from the latest one of the work directory",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (GPU)")
+    parser.add_argument(
+        "--no-validate", action="store_true", help="do not evaluate during training"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the batch size over all processes",
+    )
+    parser.add_argument(
+        "--no-pin-memory", action="store_true", help="do not pin memory in the dataloaders"
+    )
+    parser.add_argument(
+        "--no-persistent-workers",
+        action="store_true",
+        help="start the dataloaders' workers anew for every epoch",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. train_cfg.max_epochs=6 key=[a,b] "
+        'key="[(a,b),(c,d)]"; list items by index, e.g. param_scheduler.0.end=100',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="what started the processes of a distributed run; see dist_train.sh",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Check all that can be wrong with the arguments, then train."""
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mmhcgnet import engine
+
+    cfg = engine.load_config(args.config, args.cfg_options)
+    engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
+    cfg.launcher = args.launcher
+    engine.set_work_dir(cfg, args.work_dir)
+    engine.set_dataloader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    if args.no_validate:
+        engine.drop_validation(cfg)
+    if args.amp:
+        engine.set_amp_training(cfg)
+    if args.auto_scale_lr:
+        engine.set_auto_scale_lr(cfg)
+    resuming = engine.set_resume(cfg, args.resume)
+    if not resuming:
+        engine.check_pretrained_files(cfg.model)
+    engine.check_data(cfg, "train", "val")
+    engine.prepare_distributed(cfg, training=True)
+
+    with engine.explain_misspelt_types():
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        if resuming:
+            engine.drop_pretrained(runner.model)
+        elif args.resume:
+            runner.logger.warning(
+                f"There is no checkpoint to resume from in {cfg.work_dir}: training starts anew."
+            )
+        runner.train()
+
+
+def main() -> None:
+    args = parse_args()
+    # Older launchers pass the rank as an argument only.
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.engine import report_usage_errors
+
+    with report_usage_errors(args.launcher):
+        train(args)
+
+
+if __name__ == "__main__":
+    main()
