@@ -7,6 +7,7 @@ state dict and the prefix of the part it computes, so that it reads beside the p
 """
 
 import math
+import zlib
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,12 @@ ARCHS = {
 TINY = ((1, 2, 1, 2), (8, 8, 16, 16), "imagenet")
 TINY_CIFAR = ((2, 1, 2), (4, 8, 12), "cifar")
 NETWORKS = ARCHS | {"tiny": TINY, "tiny-cifar": TINY_CIFAR}
+
+
+def make_arch(network: tuple) -> dict:
+    """The ``arch`` of a backbone for an entry of ``NETWORKS``."""
+    depths, growth_rates, stem = network
+    return {"depths": depths, "growth_rates": growth_rates, "stem": stem}
 
 
 class Reference:
@@ -239,30 +246,27 @@ def state_shapes(
     return shapes | _norm_shapes("norm", channels)
 
 
-def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> State:
+def random_state(shapes: dict[str, tuple[int, ...]]) -> State:
     """A state dict in fp64 in which nothing is neutral: no zero bias, no unit variance.
 
-    The maps neither grow nor shrink much on their way, so that fp32 stays well-conditioned.
+    A tensor depends on its name and shape alone, so a part of a network gets the same values as
+    in the whole. The maps neither grow nor shrink much on their way, so that fp32 stays
+    well-conditioned.
     """
-    generator = torch.Generator().manual_seed(seed)
+    return {key: _random_tensor(key, shape) for key, shape in shapes.items()}
 
-    def normal(shape: tuple[int, ...], std: float) -> Tensor:
-        return std * torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
-
-    state = {}
-    for key, shape in shapes.items():
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.tensor(7)
-        elif key.endswith("running_var"):
-            state[key] = uniform(shape, 1, 3)
-        elif len(shape) == 1 and key.endswith("weight"):
-            state[key] = uniform(shape, 0.5, 1.5)
-        elif len(shape) == 1:
-            state[key] = normal(shape, 0.3)
-        else:
-            gain = 0.5 if ".attention" in key else 2**0.5
-            state[key] = normal(shape, gain / math.prod(shape[1:]) ** 0.5)
-    return state
+def _random_tensor(key: str, shape: tuple[int, ...]) -> Tensor:
+    if key.endswith("num_batches_tracked"):
+        return torch.tensor(7)
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    if key.endswith("running_var"):
+        return 1 + 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    if len(shape) == 1 and key.endswith("weight"):
+        return 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
+    if len(shape) == 1:
+        std = 0.3
+    else:
+        gain = 0.5 if ".attention" in key else 2**0.5
+        std = gain / math.prod(shape[1:]) ** 0.5
+    return std * torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -11,12 +11,12 @@ _base_ = [
 
 num_classes = 5
 model = dict(
-    neck=dict(out_channels=64, norm_cfg=dict(type="BN")),
+    neck=dict(out_channels=64, num_outs=4, norm_cfg=dict(type="BN")),
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
-        # 16 pixels on stride 4: the smallest objects are some 12 pixels wide.
-        anchor_generator=dict(scales=[4]),
+        # 12 pixels on stride 4: the smallest objects are some 9 pixels wide.
+        anchor_generator=dict(scales=[3], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
@@ -25,10 +25,10 @@ model = dict(
         mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=num_classes),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rpn_proposal=dict(nms_pre=300, max_per_img=100),
         rcnn=dict(sampler=dict(num=64)),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
 max_epochs = 12
@@ -37,7 +37,7 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05, fused=True),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
     clip_grad=dict(max_norm=10, norm_type=2),
 )

@@ -2,7 +2,7 @@
 
 data_root = "data/shapes/"
 metainfo = dict(classes=("cross", "ellipse", "rectangle", "star", "triangle"))
-scale = (128, 128)
+scale = (96, 96)
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -157,10 +157,16 @@ def set_visualization(
 def set_test_time_augmentation(cfg: Config) -> None:
     """Test with the config's ``tta_model`` and ``tta_pipeline``, by default with flips.
 
+    To be called after :func:`set_visualization`.
+
     Raises:
-        UsageError: If the default cannot merge what the model predicts.
+        UsageError: If the toolbox cannot draw the images or merge what the model predicts.
     """
     detection = cfg.get("default_scope") == "mmdet"
+    if not detection and cfg.get("default_hooks", {}).get("visualization", {}).get("enable"):
+        raise UsageError(
+            "MMPretrain cannot draw augmented images: with --tta leave --show and --show-dir out."
+        )
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
@@ -174,7 +180,7 @@ def set_test_time_augmentation(cfg: Config) -> None:
             )
         else:
             nms = dict(type="nms", iou_threshold=0.5)
-            cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+            cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
     if "tta_pipeline" not in cfg:
         *pipeline, pack = deepcopy(dataset.pipeline)
         if detection:

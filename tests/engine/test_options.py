@@ -15,8 +15,9 @@ from mmhcgnet.engine import (
 )
 
 
-def test_work_dir_is_the_flag_then_the_configs_then_its_name():
-    cfg = Config(dict(), filename="somewhere/leaf.py")
+def test_work_dir_is_the_flag_then_the_configs_then_its_name(tmp_path):
+    (tmp_path / "leaf.py").write_text("")
+    cfg = Config.fromfile(tmp_path / "leaf.py")
     set_work_dir(cfg, None)
     assert cfg.work_dir == "./work_dirs/leaf"
     cfg.work_dir = "own"
@@ -133,7 +134,7 @@ def detection(**model):
 def test_flips_are_the_default_test_time_augmentation():
     cfg = detection(type="RetinaNet")
     set_test_time_augmentation(cfg)
-    assert cfg.model.type == "mmdet.DetTTAModel" and cfg.model.module.type == "RetinaNet"
+    assert cfg.model.type == "DetTTAModel" and cfg.model.module.type == "RetinaNet"
     resize, augment = cfg.test_dataloader.dataset.dataset.pipeline
     flips, (pack,) = augment.transforms
     assert resize.type == "Resize" and [flip.prob for flip in flips] == [1.0, 0.0]
@@ -147,6 +148,14 @@ def test_the_configs_own_test_time_augmentation_is_used():
     set_test_time_augmentation(cfg)
     assert cfg.model == dict(type="Own", weight=2, module=dict(type="RetinaNet"))
     assert cfg.test_dataloader.dataset.dataset.pipeline == [dict(type="OwnTransform")]
+
+
+def test_mmpretrain_cannot_draw_augmented_images():
+    cfg = Config(dict(default_scope="mmpretrain", model=dict()))
+    cfg.default_hooks = dict(visualization=dict(type="VisualizationHook"))
+    set_visualization(cfg, False, "pictures", 1, 2)
+    with pytest.raises(UsageError, match="leave --show and --show-dir out"):
+        set_test_time_augmentation(cfg)
 
 
 def test_masks_cannot_be_merged():

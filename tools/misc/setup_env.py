@@ -102,14 +102,15 @@ def run(command, env=None):
     scratch = VENV / "tmp"
     scratch.mkdir(exist_ok=True)
     # MMCV would compile four files at once on any machine, at about 1 GB of memory each.
-    defaults = {"MAX_JOBS": str(os.cpu_count())}
+    settings = dict({"MAX_JOBS": str(os.cpu_count())}, **os.environ)
+    settings.update(TMPDIR=str(scratch), PIP_REQUIRE_VIRTUALENV="1", **(env or {}))
     with LOG.open("a") as log:
         log.write("\n$ " + " ".join(map(str, command)) + "\n")
         log.flush()
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=str(ROOT),
-            env=dict(defaults, **dict(os.environ, TMPDIR=str(scratch), **(env or {}))),
+            env=settings,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -152,10 +153,16 @@ def succeeds(code):
     return run([PYTHON, "-c", code]) == 0
 
 
-def pip_works():
+def venv_has(module):
+    """Whether the environment's Python runs, is really that of the environment, and has this.
+
+    Without its pyvenv.cfg, as an interrupted start leaves it, `.venv/bin/python` is the Python it
+    links to, and pip would install all of this into the system.
+    """
+    code = "import os, sys, {}; sys.exit(os.path.realpath(sys.prefix) != sys.argv[1])"
+    command = [str(PYTHON), "-c", code.format(module), str(VENV.resolve())]
     try:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.call([str(PYTHON), "-c", "import pip"], **quiet) == 0
+        return subprocess.call(command, stderr=subprocess.DEVNULL) == 0
     except OSError:
         return False
 
@@ -165,12 +172,16 @@ def pip_works():
 
 def make_venv():
     """A new environment, or the one that is there if its pip works or can be mended."""
-    if pip_works() or (PYTHON.exists() and run([PYTHON, "-m", "ensurepip"]) == 0):
+    if venv_has("sys") and not venv_has("pip"):
+        run([PYTHON, "-m", "ensurepip"])  # an environment may well have been made without pip
+    if venv_has("pip"):
         return
     if VENV.exists():
         say("  .venv is incomplete and is made anew")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         raise SetupError(f"The virtual environment in {VENV} could not be made.")
+    if not venv_has("pip"):
+        raise SetupError(f"The virtual environment in {VENV} has no pip; delete it and try again.")
 
 
 def install_build_tools():
@@ -293,7 +304,7 @@ def in_venv():
 
 
 def main():
-    if not in_venv() and pip_works():
+    if not in_venv() and venv_has("pip"):
         # From here on, "this Python" is the one that the environment has.
         os.execv(str(PYTHON), [str(PYTHON)] + sys.argv)
     argparse.ArgumentParser(description=__doc__).parse_args()

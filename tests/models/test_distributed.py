@@ -1,0 +1,127 @@
+"""Two processes: what DDP needs of the backbone."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from reference import TINY, make_arch, random_state
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmhcgnet.models import HCGNet
+
+CLASSES = 5
+
+
+class Classifier(nn.Module):
+    """Backbone, the pooled maps of all its outputs, one FC."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__()
+        self.backbone = HCGNet(arch=make_arch(TINY), **kwargs)
+        self.fc = nn.Linear(sum(self.backbone.out_channels), CLASSES)
+        shapes = {key: tuple(value.shape) for key, value in self.state_dict().items()}
+        self.load_state_dict(random_state(shapes))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.fc(torch.cat([out.mean((2, 3)) for out in self.backbone(image)], dim=1))
+
+
+def make_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 64, 80, generator=generator, dtype=torch.float64)
+    return images, torch.tensor([0, 3, 1, 4])
+
+
+def backward(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    nn.functional.cross_entropy(model(images), labels).backward()
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    return {key: parameter.grad.clone() for key, parameter in inner.named_parameters()}
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    images, labels = (part[2 * rank : 2 * rank + 2] for part in make_batch())
+    results = {}
+
+    frozen_statistics = Classifier(norm_eval=True).double().train()
+    results["gradients"] = backward(
+        DistributedDataParallel(frozen_statistics, broadcast_buffers=False), images, labels
+    )
+
+    # DDP refuses the second step if a parameter took no part in the first.
+    for out_indices in ((0, 1, 2, 3), (0, 1)):
+        model = Classifier(out_indices=out_indices, frozen_stages=0, with_cp=rank == 0).double()
+        model = DistributedDataParallel(model.train(), broadcast_buffers=False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        results[out_indices] = dict(model.module.named_parameters())
+
+    torch.save(results, f"{folder}/rank{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("gloo")
+    mp.spawn(work, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
+
+
+def test_gradients_equal_those_of_one_process_with_the_double_batch(results):
+    expected = backward(Classifier(norm_eval=True).double().train(), *make_batch())
+    for key, gradient in results[0]["gradients"].items():
+        assert torch.equal(gradient, results[1]["gradients"][key]), key
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3), (0, 1)])
+def test_parameters_stay_equal_on_both_ranks(results, out_indices):
+    first, second = (result[out_indices] for result in results)
+    start = dict(Classifier(out_indices=out_indices).double().named_parameters())
+    for key, parameter in first.items():
+        assert torch.equal(parameter, second[key]), key
+    moved = {key for key in first if not torch.equal(first[key], start[key])}
+    assert {"fc.weight", "backbone.stages.0.0.update_gate.reduce.weight"} <= moved
+    assert not any(key.startswith("backbone.stem.") for key in moved)
+
+
+def work_on_gpus(rank: int, folder: str) -> None:
+    torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    # SyncBN over two processes makes a batch of one on each of them possible.
+    model = Classifier(norm_cfg=dict(type="SyncBN")).to(rank).train()
+    model = DistributedDataParallel(model, device_ids=[rank])
+    images, labels = (part[rank : rank + 1].to(rank) for part in make_batch())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images.float()), labels).backward()
+        optimizer.step()
+    torch.save({k: v.cpu() for k, v in model.module.state_dict().items()}, f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_sync_bn_over_two_gpus(tmp_path):
+    mp.spawn(work_on_gpus, args=(str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
+    for key, value in first.items():
+        assert value.isfinite().all(), key
+        assert torch.equal(value, second[key]), key

@@ -1,0 +1,80 @@
+"""Every config of the project builds into what its name says."""
+
+from pathlib import Path
+
+import pytest
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LEAVES = sorted(CONFIGS.glob("*.py"))
+PAPER_RECIPE = {"1x": (12, [8, 11]), "2x": (24, [16, 22])}
+
+
+def load(path):
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def find(name):
+    return load(CONFIGS / f"{name}.py")
+
+
+def trains_nothing_from_a_batch_of_one(loader):
+    return loader.get("drop_last") or loader.get("batch_sampler", {}).get("drop_last")
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=lambda path: path.stem)
+def test_config_builds(path):
+    cfg = load(path)
+    model = MODELS.build(cfg.model)
+    assert next(model.parameters()).numel()
+    assert trains_nothing_from_a_batch_of_one(cfg.train_dataloader)
+    assert cfg.auto_scale_lr.base_batch_size > 0
+    assert cfg.test_evaluator.type == "CocoMetric"
+    assert set(cfg.test_evaluator.metric) == {"bbox", "segm"}
+
+
+def test_parameters_of_the_papers_detector():
+    model = MODELS.build(find("mask-rcnn_hcgnet-b_fpn_1x_coco").model)
+    assert sum(p.numel() for p in model.parameters()) == 32_203_109
+    assert [conv.in_channels for conv in (c.conv for c in model.neck.lateral_convs)] == list(
+        model.backbone.out_channels
+    )
+
+
+@pytest.mark.parametrize("schedule", PAPER_RECIPE)
+def test_the_papers_recipe(schedule):
+    cfg = find(f"mask-rcnn_hcgnet-b_fpn_{schedule}_coco")
+    epochs, milestones = PAPER_RECIPE[schedule]
+    assert cfg.train_cfg.max_epochs == epochs
+    warm_up, steps = cfg.param_scheduler
+    assert (warm_up.type, warm_up.end, warm_up.by_epoch) == ("LinearLR", 500, False)
+    assert warm_up.start_factor == pytest.approx(1 / 3)
+    assert steps.milestones == milestones
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.momentum, optimizer.weight_decay) == ("SGD", 0.9, 1e-4)
+    # Released: 0.005 for 2 GPUs x 2 images.
+    assert optimizer.lr / cfg.auto_scale_lr.base_batch_size == pytest.approx(0.005 / 4)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
+    assert cfg.train_pipeline[2].scale == (1333, 800)
+    backbone = cfg.model.backbone
+    assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
+
+
+def test_scratch_trains_everything_with_synchronised_norms():
+    from torch import nn
+
+    model = MODELS.build(find("mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco").model).train()
+    assert all(p.requires_grad for p in model.parameters())
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert all(isinstance(norm, nn.SyncBatchNorm) and norm.training for norm in norms)
+
+
+def test_light_detectors_differ_in_the_backbone_alone():
+    cfgs = [find(f"mask-rcnn_{b}_fpn-light_scratch_12e_shapes") for b in ("hcgnet-b", "r50")]
+    for cfg in cfgs:
+        cfg.model.backbone = cfg.model.neck.in_channels = None
+    assert cfgs[0].to_dict() == cfgs[1].to_dict()

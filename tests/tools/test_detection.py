@@ -1,0 +1,110 @@
+"""Mask R-CNN trains and tests on shapes through the scripts, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+
+
+def run(*command, cwd):
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=dict(os.environ, OMP_NUM_THREADS="2"),
+    )
+
+
+def succeed(*command, cwd):
+    result = run(*command, cwd=cwd)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a small ``data/shapes``, where the configs expect it."""
+    folder = tmp_path_factory.mktemp("detection")
+    script = ROOT / "tools/dataset_converters/make_shapes.py"
+    succeed(script, "--images", 16, "--val-images", 6, "--size", 64, cwd=folder)
+    return folder
+
+
+# 15 of the 16 images show an object: two iterations.
+FEW = ["train_dataloader.batch_size=7", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
+FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")]
+
+
+def test_trains_two_iterations_and_tests(work):
+    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn-light_scratch_12e_shapes.py"
+    train = succeed(
+        ROOT / "tools/train.py", config, "--work-dir", "run",
+        "--cfg-options", *FEW, "default_hooks.logger.interval=1", cwd=work,
+    )  # fmt: skip
+    log = train.stdout + train.stderr
+    assert "Epoch(train) [1][2/2]" in log and "loss_mask" in log
+    test = succeed(
+        ROOT / "tools/test.py", config, "run/epoch_1.pth", "--work-dir", "run/test",
+        "--out", "metrics.json", "--cfg-options", *FEW, cwd=work,
+    )  # fmt: skip
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in test.stdout
+    metrics = json.loads((work / "metrics.json").read_text())
+    for kind in ("bbox", "segm"):
+        for ap in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"):
+            assert -1 <= metrics[f"coco/{kind}_{ap}"] <= 1
+
+
+def test_fine_tunes_a_detector_on_other_classes(work):
+    coco = Config.fromfile(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py")
+    init_default_scope("mmdet")
+    detector = MODELS.build(coco.model)
+    torch.save(dict(state_dict=detector.state_dict()), work / "coco.pth")
+    train = succeed(
+        ROOT / "tools/train.py", CONFIGS / "mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py",
+        "--work-dir", "tuned", "--no-validate", "--cfg-options", *FEW,
+        "load_from=coco.pth", cwd=work,
+    )  # fmt: skip
+    assert "size mismatch for roi_head.bbox_head.fc_cls.weight" in train.stdout + train.stderr
+    tuned = torch.load(work / "tuned/epoch_1.pth", map_location="cpu", weights_only=False)
+    before, after = detector.state_dict(), tuned["state_dict"]
+    changed = {name for name in before if before[name].shape != after[name].shape}
+    assert changed == {
+        f"roi_head.{layer}.{kind}"
+        for layer in ("bbox_head.fc_cls", "bbox_head.fc_reg", "mask_head.conv_logits")
+        for kind in ("weight", "bias")
+    }
+    assert after["roi_head.bbox_head.fc_cls.bias"].shape == (6,)
+    frozen = [n for n in before if n.startswith(("backbone.stem", "backbone.stages.0."))]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    moved = "backbone.stages.3.7.squeeze1.conv.weight"
+    assert not torch.equal(before[moved], after[moved])
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["new", "nothing-to-resume"])
+def test_no_training_on_a_random_frozen_stem(work, resume):
+    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py"
+    result = run(ROOT / "tools/train.py", config, *resume, cwd=work)
+    assert result.returncode == 2
+    assert "checkpoints/hcgnet-b_3rdparty_in1k.pth" in result.stderr
+    assert "scratch" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_missing_coco_names_layout_and_override(work):
+    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py"
+    result = run(ROOT / "tools/train.py", config, cwd=work)
+    assert result.returncode == 2
+    for part in ("data/coco", "annotations/instances_train2017.json", "train2017", "data_root"):
+        assert part in result.stderr
+    assert "Traceback" not in result.stderr
