@@ -154,13 +154,13 @@ def complete(setup_env, monkeypatch, tmp_path):
 def test_a_half_made_environment_is_not_taken_for_one(setup_env, monkeypatch, tmp_path):
     monkeypatch.setattr(setup_env, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(setup_env, "PYTHON", tmp_path / ".venv/bin/python")
-    assert not setup_env.venv_has("sys")
+    assert not setup_env.venv_runs()
     run(sys.executable, "-m", "venv", "--without-pip", ".venv", cwd=tmp_path)
-    assert setup_env.venv_has("sys")
-    assert not setup_env.venv_has("pip")
+    assert setup_env.venv_runs()
+    assert not setup_env.pip_works()
     # Its python is now the one of the system, where nothing must ever be installed.
     (tmp_path / ".venv/pyvenv.cfg").unlink()
-    assert not setup_env.venv_has("sys")
+    assert not setup_env.venv_runs()
 
 
 def test_python_version(setup_env):

@@ -18,15 +18,33 @@ model = dict(
         # 12 pixels on stride 4: the smallest objects are some 9 pixels wide.
         anchor_generator=dict(scales=[3], strides=[4, 8, 16, 32]),
     ),
+    # Norms, and boxes and masks that are the same for all classes: so few images teach more.
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=num_classes),
+        bbox_head=dict(
+            type="ConvFCBBoxHead",
+            num_shared_convs=1,
+            num_shared_fcs=1,
+            in_channels=64,
+            conv_out_channels=64,
+            fc_out_channels=256,
+            norm_cfg=dict(type="BN"),
+            num_classes=num_classes,
+            reg_class_agnostic=True,
+        ),
         mask_roi_extractor=dict(out_channels=64, finest_scale=28),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=num_classes),
+        mask_head=dict(
+            in_channels=64,
+            conv_out_channels=64,
+            num_convs=2,
+            norm_cfg=dict(type="BN"),
+            num_classes=num_classes,
+            class_agnostic=True,
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64)),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )

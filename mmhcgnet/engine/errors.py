@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from mmhcgnet.models.pretrained import PretrainedMismatchError
+
 _RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
@@ -25,7 +27,7 @@ class MissingFileError(UsageError, FileNotFoundError):
 
 @contextmanager
 def report_usage_errors(launcher: str = "none") -> Iterator[None]:
-    """Turn a :class:`UsageError` into ``error: sentence`` on stderr and exit code 2.
+    """Turn a mistake of the user into ``error: sentence`` on stderr and exit code 2.
 
     In a distributed run rank 0 speaks first. The others wait: its failure makes torchrun stop
     them, so that they report only what rank 0 did not meet.
@@ -35,7 +37,7 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
     """
     try:
         yield
-    except UsageError as error:
+    except (UsageError, PretrainedMismatchError) as error:
         if int(os.environ.get(_RANK_VARIABLES.get(launcher, ""), 0)) > 0:
             time.sleep(5)
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -490,7 +490,7 @@ class HCGNet(BaseModule):
 
         Raises:
             FileNotFoundError: If the pretrained weights are not there.
-            RuntimeError: If the pretrained weights lack a tensor of the backbone or hold it in
+            PretrainedMismatchError: If the pretrained weights lack a tensor of the backbone or hold it in
                 another shape.
         """
         check_pretrained(self, self.init_cfg)

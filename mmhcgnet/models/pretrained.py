@@ -12,6 +12,10 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 
+class PretrainedMismatchError(RuntimeError):
+    """Pretrained weights that are not those of the backbone."""
+
+
 def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) -> None:
     """Check the ``Pretrained`` entries of an ``init_cfg`` against the backbone.
 
@@ -23,7 +27,7 @@ def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) ->
 
     Raises:
         FileNotFoundError: If a local file is missing.
-        RuntimeError: If the file lacks a tensor of the backbone or holds it in another shape.
+        PretrainedMismatchError: If the file lacks a tensor of the backbone or holds it in another shape.
     """
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         if cfg and cfg["type"] in ("Pretrained", "PretrainedInit"):
@@ -48,7 +52,7 @@ def _check_file(backbone: nn.Module, path: str, prefix: str) -> None:
         if name in found and found[name] != shape
     ]
     if missing or other:
-        raise RuntimeError(
+        raise PretrainedMismatchError(
             f"The pretrained weights {path} do not fit the backbone under the prefix {prefix!r}: "
             f"{_listed(missing, 'missing')}, {_listed(other, 'of another shape')}. "
             "Use the checkpoint of the same arch, or give the prefix its keys have."

@@ -51,7 +51,7 @@ built.append(ROOT.build(config.model))
 image = torch.randn(1, 3, 64, 64)
 expected = dict(
     mmengine=[(1, width, side, side) for width, side in zip(channels, (16, 8, 4, 2))],
-    mmpretrain=(1, 23),  # what the neck gives, without labels
+    mmpretrain=(1, 5),
     mmdet=[(1, 8, side, side) for side in (16, 8, 4, 2, 1)],
 )
 for model in built:

@@ -153,18 +153,23 @@ def succeeds(code):
     return run([PYTHON, "-c", code]) == 0
 
 
-def venv_has(module):
-    """Whether the environment's Python runs, is really that of the environment, and has this.
+def venv_runs(statement="pass"):
+    """Whether the environment's Python runs this, and is really the environment's.
 
-    Without its pyvenv.cfg, as an interrupted start leaves it, `.venv/bin/python` is the Python it
-    links to, and pip would install all of this into the system.
+    Without its pyvenv.cfg, as an interrupted start may leave it, `.venv/bin/python` is just the
+    Python it links to, and pip would install everything into the system.
     """
-    code = "import os, sys, {}; sys.exit(os.path.realpath(sys.prefix) != sys.argv[1])"
-    command = [str(PYTHON), "-c", code.format(module), str(VENV.resolve())]
+    code = "import os, sys; {}; sys.exit(os.path.realpath(sys.prefix) != sys.argv[1])"
+    command = [str(PYTHON), "-c", code.format(statement), str(VENV.resolve())]
     try:
         return subprocess.call(command, stderr=subprocess.DEVNULL) == 0
     except OSError:
         return False
+
+
+def pip_works():
+    # The metadata is what an installation writes last: without it pip itself is half there.
+    return venv_runs("import pip; from importlib.metadata import version; version('pip')")
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -172,15 +177,15 @@ def venv_has(module):
 
 def make_venv():
     """A new environment, or the one that is there if its pip works or can be mended."""
-    if venv_has("sys") and not venv_has("pip"):
+    if venv_runs() and not pip_works():
         run([PYTHON, "-m", "ensurepip"])  # an environment may well have been made without pip
-    if venv_has("pip"):
+    if pip_works():
         return
     if VENV.exists():
         say("  .venv is incomplete and is made anew")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         raise SetupError(f"The virtual environment in {VENV} could not be made.")
-    if not venv_has("pip"):
+    if not pip_works():
         raise SetupError(f"The virtual environment in {VENV} has no pip; delete it and try again.")
 
 
@@ -304,7 +309,7 @@ def in_venv():
 
 
 def main():
-    if not in_venv() and venv_has("pip"):
+    if not in_venv() and pip_works():
         # From here on, "this Python" is the one that the environment has.
         os.execv(str(PYTHON), [str(PYTHON)] + sys.argv)
     argparse.ArgumentParser(description=__doc__).parse_args()
