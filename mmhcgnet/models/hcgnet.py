@@ -490,7 +490,7 @@ class HCGNet(BaseModule):
 
         Raises:
             FileNotFoundError: If the pretrained weights are not there.
-            PretrainedMismatchError: If the pretrained weights lack a tensor of the backbone or hold it in
+            PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
         check_pretrained(self, self.init_cfg)
@@ -577,7 +577,7 @@ class HCGNet(BaseModule):
 
 
 def _normalise_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    indices = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
     allowed = range(-num_stages, num_stages)
     if not indices or any(not isinstance(i, int) or i not in allowed for i in indices):
         raise ValueError(

@@ -27,7 +27,8 @@ def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) ->
 
     Raises:
         FileNotFoundError: If a local file is missing.
-        PretrainedMismatchError: If the file lacks a tensor of the backbone or holds it in another shape.
+        PretrainedMismatchError: If the file lacks a tensor of the backbone or has it in another
+            shape.
     """
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         if cfg and cfg["type"] in ("Pretrained", "PretrainedInit"):
