@@ -35,7 +35,7 @@ VERSION = 1
 MIN_SIZE, MAX_SIZE = 64, 1024
 MAX_OBJECTS = 6
 # Square root of an object's area, as a fraction of the longer image side (a factor of 25 in area).
-SCALE_RANGE = (0.09, 0.45)
+SCALE_RANGE = (0.1, 0.5)
 MIN_VISIBLE = 0.4
 MIN_PIXELS = 24
 # Share of an object that has to lie inside the picture.
@@ -43,7 +43,7 @@ MIN_INSIDE = 0.75
 # How often a new object is laid over an earlier one; gives 35 to 40 % partly covered objects.
 COVER_PROBABILITY = 0.6
 # Euclidean RGB distance (channels in [0, 1]) that a fill keeps from what surrounds it.
-MIN_CONTRAST = 0.22
+MIN_CONTRAST = 0.35
 SUPERSAMPLING = 4
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +78,7 @@ def _draw_colours(rng: np.random.Generator) -> np.ndarray:
         np.array(colorsys.hsv_to_rgb(rng.random(), 0.8 * rng.beta(2, 3), rng.uniform(0.12, 0.95)))
         for _ in range(2)
     )
-    return np.stack([first, first + rng.uniform(0.1, 0.45) * (second - first)])
+    return np.stack([first, first + rng.uniform(0.05, 0.25) * (second - first)])
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
@@ -231,7 +231,7 @@ def _paint(
 def _draw_background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
     """Return a textured canvas with clutter that belongs to no category (lobed blobs, lines)."""
     canvas = _draw_texture(rng, height, width, size, _draw_colours(rng))
-    for _ in range(rng.integers(0, 6)):
+    for _ in range(rng.integers(0, 4)):
         if rng.random() < 0.5:
             angles = np.arange(60) * 2 * math.pi / 60
             # Two to four deep lobes, so that a blob is not taken for a dented ellipse.

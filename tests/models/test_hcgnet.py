@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhcgnet.models import HCGNet
+from mmhcgnet.models.gates import attention_pool
 
 # Table 1: exact parameters by class count, multiply-adds of convs and FCs in units of 1e9.
 PARAMETERS = {
@@ -448,6 +449,15 @@ def test_low_precision_is_close_to_fp32(name, dtype):
     for out, target in zip(actual, expected, strict=True):
         assert out.dtype is dtype
         assert (out.float() - target).norm() <= tolerance * target.norm()
+
+
+def test_attention_over_a_large_map_keeps_its_mass_in_fp16():
+    """Shares of 1 / 630,000 are hardly representable in fp16: their sum has to stay 1."""
+    values = torch.tensor([3.0, -0.5, 1.0, 7.0], dtype=torch.float16)
+    attention = nn.Conv2d(4, 1, 1).half()
+    pooled = attention_pool(values.view(1, 4, 1, 1).expand(2, 4, 700, 900), attention)
+    assert pooled.dtype is torch.float16
+    torch.testing.assert_close(pooled, values.expand(2, 4), rtol=2e-3, atol=0)
 
 
 def test_bf16_autocast():
