@@ -34,8 +34,8 @@ VERSION = 1
 
 MIN_SIZE, MAX_SIZE = 64, 1024
 MAX_OBJECTS = 6
-# Square root of an object's area, as a fraction of the longer image side (a factor of 25 in area).
-SCALE_RANGE = (0.1, 0.5)
+# Square root of an object's area, as a fraction of the longer image side (a factor of 17 in area).
+SCALE_RANGE = (0.12, 0.5)
 MIN_VISIBLE = 0.4
 MIN_PIXELS = 24
 # Share of an object that has to lie inside the picture.
@@ -43,7 +43,7 @@ MIN_INSIDE = 0.75
 # How often a new object is laid over an earlier one; gives 35 to 40 % partly covered objects.
 COVER_PROBABILITY = 0.6
 # Euclidean RGB distance (channels in [0, 1]) that a fill keeps from what surrounds it.
-MIN_CONTRAST = 0.35
+MIN_CONTRAST = 0.5
 SUPERSAMPLING = 4
 
 Progress = Callable[[str, int, int], None]
@@ -154,29 +154,29 @@ def _fit_area(points: np.ndarray, area: float) -> np.ndarray:
 def _draw_outline(rng: np.random.Generator, label: int, area: float) -> np.ndarray:
     """Return a jittered polygon ``(V, 2)`` of the category around the origin.
 
-    Stretch (up to 1.6), shear, perspective and rotation have one distribution for all categories,
-    and so has the area.
+    Stretch (up to 1.4), shear, perspective and rotation (up to 20 degrees either way) have one
+    distribution for all categories, and so has the area.
     """
     name = CATEGORIES[label]
     if name == "ellipse":
         points = _polar(np.ones(48), np.arange(48) * 2 * math.pi / 48)
     elif name == "triangle":
-        points = _polar(np.ones(3), np.arange(3) * 2 * math.pi / 3)
+        points = _polar(np.ones(3), np.arange(3) * 2 * math.pi / 3 - math.pi / 2)
     elif name == "rectangle":
         points = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)
     elif name == "star":
         radii = np.tile([1.0, rng.uniform(0.38, 0.5)], 5)
-        points = _polar(radii, np.arange(10) * math.pi / 5)
+        points = _polar(radii, np.arange(10) * math.pi / 5 - math.pi / 2)
     else:
         arm = rng.uniform(0.27, 0.4)
         quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
         points = np.concatenate([_rotate(quarter, i * math.pi / 2) for i in range(4)])
     if name != "ellipse":
-        points = points + rng.uniform(-0.05, 0.05, points.shape)
-    points[:, 0] *= math.exp(rng.uniform(0, math.log(1.6)))
-    points[:, 0] += rng.uniform(-0.15, 0.15) * points[:, 1]
-    points = points / (1 + points @ rng.uniform(-0.1, 0.1, (2, 1)))
-    return _fit_area(_rotate(points, rng.uniform(0, 2 * math.pi)), area)
+        points = points + rng.uniform(-0.03, 0.03, points.shape)
+    points[:, 0] *= math.exp(rng.uniform(0, math.log(1.4)))
+    points[:, 0] += rng.uniform(-0.1, 0.1) * points[:, 1]
+    points = points / (1 + points @ rng.uniform(-0.05, 0.05, (2, 1)))
+    return _fit_area(_rotate(points, rng.uniform(-math.pi, math.pi) / 9), area)
 
 
 def _rasterise(points: np.ndarray, thickness: float | None = None) -> np.ndarray:
@@ -229,26 +229,13 @@ def _paint(
 
 
 def _draw_background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
-    """Return a textured canvas with clutter that belongs to no category (lobed blobs, lines)."""
+    """Return a textured canvas with clutter that belongs to no category: bent lines."""
     canvas = _draw_texture(rng, height, width, size, _draw_colours(rng))
     for _ in range(rng.integers(0, 4)):
-        if rng.random() < 0.5:
-            angles = np.arange(60) * 2 * math.pi / 60
-            # Two to four deep lobes, so that a blob is not taken for a dented ellipse.
-            lobes = [
-                rng.uniform(0.25, 0.4) / math.sqrt(k - 1) * np.cos(k * angles + phase)
-                for k, phase in zip((2, 3, 4), rng.uniform(0, 2 * math.pi, 3), strict=True)
-            ]
-            points = _fit_area(
-                _polar(np.maximum(1 + sum(lobes), 0.1), angles),
-                (size * math.exp(rng.uniform(*np.log(SCALE_RANGE)))) ** 2,
-            )
-            alpha = _rasterise(points)
-        else:
-            turns = np.cumsum(rng.normal(0, 0.25, 16)) + rng.uniform(0, 2 * math.pi)
-            steps = size * rng.uniform(0.02, 0.06)
-            points = np.cumsum(_polar(np.full(16, steps), turns), axis=0)
-            alpha = _rasterise(points, thickness=size * rng.uniform(0.008, 0.03))
+        turns = np.cumsum(rng.normal(0, 0.25, 16)) + rng.uniform(0, 2 * math.pi)
+        steps = size * rng.uniform(0.02, 0.06)
+        points = np.cumsum(_polar(np.full(16, steps), turns), axis=0)
+        alpha = _rasterise(points, thickness=size * rng.uniform(0.008, 0.03))
         top = int(rng.uniform(0, height) - alpha.shape[0] / 2)
         left = int(rng.uniform(0, width) - alpha.shape[1] / 2)
         _paint(rng, canvas, alpha, top, left, size)

@@ -12,13 +12,24 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Attention maps and fully connected layers feed a softmax, a tanh or a sigmoid: no ReLU gain.
-GATE_INIT = dict(
-    type="Kaiming",
-    layer=["Conv2d", "Linear"],
-    mode="fan_in",
-    nonlinearity="linear",
-)
+
+def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
+    """Return the initialisation of a gate: attention is a mean, every channel weighs the same.
+
+    The paper gives none. Started from random gates (Kaiming's initialisation everywhere), training
+    from scratch with small batches hardly gets off the ground: each gate is at first a random
+    function of the image, which the batch norm of a few vectors blows up.
+
+    Args:
+        attentions: Names of the attention convolutions, which start at 0.
+        expands: Names of the layers before the softmax or the sigmoid, which start small.
+    """
+    return [
+        # The hidden layer feeds a tanh: no ReLU gain.
+        dict(type="Kaiming", layer="Linear", mode="fan_in", nonlinearity="linear"),
+        dict(type="Constant", val=0, override=[dict(name=name) for name in attentions]),
+        dict(type="Normal", std=0.01, override=[dict(name=name) for name in expands]),
+    ]
 
 
 def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
@@ -64,10 +75,13 @@ class Gate(BaseModule):
         in_channels: Length of the pooled vector.
         mid_channels: Length of the hidden vector.
         norm_cfg: Config of the norm layer.
+        init_cfg: How to initialise.
     """
 
-    def __init__(self, in_channels: int, mid_channels: int, norm_cfg: dict) -> None:
-        super().__init__(init_cfg=GATE_INIT)
+    def __init__(
+        self, in_channels: int, mid_channels: int, norm_cfg: dict, init_cfg: list[dict]
+    ) -> None:
+        super().__init__(init_cfg)
         self.reduce = nn.Linear(in_channels, mid_channels)
         self.norm = build_norm(norm_cfg, mid_channels)
 
@@ -109,7 +123,8 @@ class UpdateGate(Gate):
         self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
     ) -> None:
         mid_channels = 2 * channels // reduction
-        super().__init__(2 * channels, mid_channels, norm_cfg)
+        init_cfg = neutral_init(["attention3", "attention5"], ["expand3", "expand5"])
+        super().__init__(2 * channels, mid_channels, norm_cfg, init_cfg)
         self.attention3 = build_conv_layer(conv_cfg, channels, 1, 1)
         self.attention5 = build_conv_layer(conv_cfg, channels, 1, 1)
         self.expand3 = nn.Linear(mid_channels, channels)
@@ -138,7 +153,8 @@ class ForgetGate(Gate):
         self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
     ) -> None:
         mid_channels = channels // reduction
-        super().__init__(channels, mid_channels, norm_cfg)
+        init_cfg = neutral_init(["attention"], ["expand"])
+        super().__init__(channels, mid_channels, norm_cfg, init_cfg)
         self.attention = build_conv_layer(conv_cfg, channels, 1, 1)
         self.expand = nn.Linear(mid_channels, channels)
 

@@ -153,10 +153,11 @@ class PreActivation(BaseModule):
     Args:
         channels: Channels of the map.
         cfgs: Configs of the layers.
+        init_cfg: How to initialise.
     """
 
-    def __init__(self, channels: int, cfgs: LayerConfigs) -> None:
-        super().__init__()
+    def __init__(self, channels: int, cfgs: LayerConfigs, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
         self.norm = build_norm(cfgs.norm, channels)
         self.act = build_activation_layer(cfgs.act)
 
@@ -176,6 +177,7 @@ class PreActConv(PreActivation):
         stride: Stride of the convolution.
         dilation: Dilation of the convolution; the padding keeps the size at stride 1.
         groups: Groups of the convolution.
+        init_cfg: How to initialise.
     """
 
     def __init__(
@@ -187,8 +189,9 @@ class PreActConv(PreActivation):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(in_channels, cfgs)
+        super().__init__(in_channels, cfgs, init_cfg)
         self.conv = build_conv_layer(
             cfgs.conv,
             in_channels,
@@ -255,10 +258,12 @@ class SMG(BaseModule):
             squeeze_channels, out_channels, 3, cfgs, stride=stride, groups=groups
         )
         # Named by their receptive fields: the second is a 3x3 of dilation 2 that stands in for 5x5.
-        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, groups=out_channels)
-        self.branch5 = PreActConv(
-            out_channels, out_channels, 3, cfgs, dilation=2, groups=out_channels
+        # Small at first, as the gates are neutral: the vector grows with what it is good for.
+        branch = dict(
+            groups=out_channels, init_cfg=dict(type="Normal", std=0.01, override=dict(name="conv"))
         )
+        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, **branch)
+        self.branch5 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=2, **branch)
         self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
         self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
 
@@ -384,7 +389,7 @@ class HCGNet(BaseModule):
             statistics are the same as without. Defaults to False.
         init_cfg: How to initialise. ``dict(type='Pretrained', checkpoint=..., prefix=
             'backbone.')`` loads weights and refuses a file that lacks any of the backbone.
-            Defaults to Kaiming initialisation by fan-in.
+            Defaults to Kaiming initialisation by fan-in, with gates that start neutral.
 
     Attributes:
         out_indices (tuple[int]): Stages whose maps are returned, from 0.
