@@ -121,7 +121,7 @@ def save_pictures(results: Path, folder: Path, threshold: float, scale: int = 3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--config", default="configs/mask-rcnn_hcgnet-b_fpn-light_scratch_12e_shapes.py"
+        "--config", default="configs/mask-rcnn_hcgnet-b_fpn-light_scratch_4e_shapes.py"
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="where the results go")
     parser.add_argument(
@@ -132,7 +132,7 @@ def main() -> None:
     work_dir = Path(args.work_dir)
 
     run(
-        "1/4 Data: 1,000 images to learn from, 200 to test on (about half a minute)",
+        "1/4 Data: 1,800 images to learn from, 200 to test on (about half a minute)",
         "tools/dataset_converters/make_shapes.py", "--out", str(DATA),
     )  # fmt: skip
     run(
@@ -157,7 +157,7 @@ Done.
   log         {work_dir}/<date>/<date>.log
   checkpoint  {checkpoint}
 Try next:
-  python demo/run_demo.py --config configs/mask-rcnn_r50_fpn-light_scratch_12e_shapes.py \\
+  python demo/run_demo.py --config configs/mask-rcnn_r50_fpn-light_scratch_4e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
   the README's sections on training on COCO and on your own data set"""
     )

