@@ -128,7 +128,7 @@ def test_areas_span_a_factor_of_16(objects):
     low, high = np.percentile(areas, [2, 98])
     assert high / low >= 16
     full = np.array([item.full.sum() for _, item in objects])
-    assert np.mean(full < 1.5 * 12**2) > 0.05
+    assert np.mean(full < 1.5 * 16**2) > 0.05
     assert np.mean(full > 40**2) > 0.10
 
 
