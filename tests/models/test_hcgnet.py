@@ -552,6 +552,21 @@ def pretrained(path: str, **kwargs) -> HCGNet:
     return network
 
 
+def test_gates_start_neutral():
+    """At first a module halves its squeezed map and adds next to nothing, whatever the image."""
+    torch.manual_seed(0)
+    network = HCGNet(arch=ARCH)
+    network.init_weights()
+    module = network.stages[0][0]
+    squeezed = torch.randn(4, module.out_channels, 9, 11)
+    torch.testing.assert_close(
+        attention_pool(squeezed, module.forget_gate.attention), squeezed.mean((2, 3))
+    )
+    assert (module.forget_gate(squeezed) - 0.5).abs().max() < 0.05
+    v = module.update_gate(module.branch3(squeezed), module.branch5(squeezed))
+    assert 0 < v.abs().max() < 0.1 * squeezed.std()
+
+
 @pytest.mark.parametrize("prefix", ["backbone.", "backbone"])
 @pytest.mark.parametrize("out_indices", [-1, (0, 1)])
 def test_pretrained_weights_are_loaded(weights, out_indices, prefix):
