@@ -136,7 +136,7 @@ def main() -> None:
         "tools/dataset_converters/make_shapes.py", "--out", str(DATA),
     )  # fmt: skip
     run(
-        "2/4 Training from scratch (10 to 12 minutes on two cores)",
+        "2/4 Training from scratch (about 12 minutes on two cores)",
         "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
     )  # fmt: skip
     checkpoint = Path((work_dir / "last_checkpoint").read_text().strip())

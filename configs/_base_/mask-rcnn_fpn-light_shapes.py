@@ -1,7 +1,7 @@
 """Mask R-CNN with heads of a quarter of the usual width, from scratch on shapes, on a CPU.
 
-Batches of 16: the gates' batch norm sees one vector per image, and with 8 the detector learns far
-less in the same time. What differs between the leaves is the backbone.
+Batches of 16, as the gates' batch norm sees one vector per image. What differs between the leaves
+is the backbone.
 """
 
 _base_ = [
@@ -50,7 +50,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
-# Two cores compute best alone, without loaders beside them: a batch takes them some 50 ms.
+# No loaders beside the two computing cores: a batch takes some 50 ms to load.
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader

@@ -17,8 +17,7 @@ def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
     """Return the initialisation of a gate: attention is a mean, every channel weighs the same.
 
     The paper gives none. Started from random gates (Kaiming's initialisation everywhere), training
-    from scratch with small batches hardly gets off the ground: each gate is at first a random
-    function of the image, which the batch norm of a few vectors blows up.
+    from scratch with small batches was slower in our trials.
 
     Args:
         attentions: Names of the attention convolutions, which start at 0.
