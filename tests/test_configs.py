@@ -74,7 +74,7 @@ def test_scratch_trains_everything_with_synchronised_norms():
 
 
 def test_light_detectors_differ_in_the_backbone_alone():
-    cfgs = [find(f"mask-rcnn_{b}_fpn-light_scratch_4e_shapes") for b in ("hcgnet-b", "r50")]
+    cfgs = [find(f"mask-rcnn_{b}_fpn-light_scratch_2e_shapes") for b in ("hcgnet-b", "r50")]
     for cfg in cfgs:
         cfg.model.backbone = cfg.model.neck.in_channels = None
     assert cfgs[0].to_dict() == cfgs[1].to_dict()

@@ -71,6 +71,7 @@ def test(args: argparse.Namespace) -> None:
     out_item = engine.decide_out_item(args.out, args.out_item)
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
+    engine.check_ops(cfg)
     engine.check_checkpoint_path(args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint

@@ -60,6 +60,7 @@ def train(args: argparse.Namespace) -> None:
 
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
+    engine.check_ops(cfg)
     cfg.launcher = args.launcher
     engine.set_work_dir(cfg, args.work_dir)
     engine.set_dataloader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)

@@ -30,18 +30,18 @@ METAINFO = dict(
 SPLITS = ("train", "val")
 RECORD = "shapes.json"
 # Raised whenever the pictures of a given seed change, so that old sets are made anew.
-VERSION = 2
+VERSION = 3
 
 MIN_SIZE, MAX_SIZE = 64, 1024
 MAX_OBJECTS = 6
-# Square root of an object's area, as a fraction of the longer image side (a factor of 17 in area).
-SCALE_RANGE = (0.12, 0.5)
+# Square root of an object's area, as a fraction of the longer image side (a factor of 30 in area).
+SCALE_RANGE = (0.11, 0.6)
 MIN_VISIBLE = 0.5
 MIN_PIXELS = 24
 # Share of an object that has to lie inside the picture.
 MIN_INSIDE = 0.75
 # How often a new object is laid over an earlier one; gives 30 to 40 % partly covered objects.
-COVER_PROBABILITY = 0.52
+COVER_PROBABILITY = 0.47
 # Euclidean RGB distance (channels in [0, 1]) that a fill keeps from what surrounds it.
 MIN_CONTRAST = 0.5
 SUPERSAMPLING = 4
@@ -456,7 +456,7 @@ def _annotate(annotation_id: int, image_id: int, item: ShapeObject) -> dict:
 def write_detection(
     out: str | Path,
     seed: int = 0,
-    images: int = 1800,
+    images: int = 4800,
     val_images: int = 200,
     size: int = 128,
     progress: Progress | None = None,
@@ -517,7 +517,7 @@ def write_detection(
 def write_classification(
     out: str | Path,
     seed: int = 0,
-    images: int = 1800,
+    images: int = 4800,
     val_images: int = 200,
     size: int = 128,
     progress: Progress | None = None,

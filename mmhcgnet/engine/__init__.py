@@ -1,6 +1,12 @@
 """What surrounds a run: options, checks, launching, resuming, errors in one sentence."""
 
-from .checks import check_checkpoint_path, check_pretrained_files, check_sections
+from .checks import (
+    check_checkpoint_path,
+    check_ops,
+    check_pretrained_files,
+    check_sections,
+    ops_lack_the_gpu,
+)
 from .data_checks import check_data
 from .errors import MissingFileError, UsageError, explain_misspelt_types, report_usage_errors
 from .launch import prepare_distributed
@@ -22,6 +28,7 @@ __all__ = [
     "UsageError",
     "check_checkpoint_path",
     "check_data",
+    "check_ops",
     "check_pretrained_files",
     "check_sections",
     "decide_out_item",
@@ -29,6 +36,7 @@ __all__ = [
     "drop_validation",
     "explain_misspelt_types",
     "load_config",
+    "ops_lack_the_gpu",
     "prepare_distributed",
     "report_usage_errors",
     "set_amp_training",

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 
 from mmhcgnet.models.pretrained import check_pretrained_path
 
@@ -83,6 +84,28 @@ def check_sections(cfg: Config, *names: str) -> None:
         raise UsageError(
             f"The config {cfg.filename} needs {_PACKAGES[scope]}, which is not installed: "
             "pip install 'mmhcgnet[onedl]', or 'mmhcgnet[openmmlab]' for the upstream packages."
+        )
+
+
+def ops_lack_the_gpu() -> bool:
+    """Whether PyTorch would use a CUDA device that MMCV's ops were not compiled for."""
+    if get_device() != "cuda" or find_spec("mmcv._ext") is None:
+        return False
+    from mmcv.ops import get_compiling_cuda_version
+
+    return get_compiling_cuda_version() == "not available"
+
+
+def check_ops(cfg: Config) -> None:
+    """Check that a detector's ops run where PyTorch will put it.
+
+    Raises:
+        UsageError: If there is a GPU and MMCV's ops are for the CPU alone.
+    """
+    if cfg.get("default_scope") == "mmdet" and ops_lack_the_gpu():
+        raise UsageError(
+            "MMCV's ops were compiled without CUDA, so a detector cannot use this machine's GPU: "
+            "set CUDA_VISIBLE_DEVICES='' to run on the CPU, or compile MMCV again where nvcc is."
         )
 
 

@@ -5,8 +5,10 @@ from mmhcgnet.engine import (
     MissingFileError,
     UsageError,
     check_checkpoint_path,
+    check_ops,
     check_pretrained_files,
     check_sections,
+    checks,
     load_config,
 )
 
@@ -81,3 +83,24 @@ def test_missing_pretrained_weights_are_found_at_any_depth(model):
 def test_pretrained_weights_behind_a_url_are_left_to_the_loader():
     init_cfg = dict(type="Pretrained", checkpoint="torchvision://resnet50")
     check_pretrained_files(Config(dict(model=dict(init_cfg=init_cfg))).model)
+
+
+@pytest.mark.parametrize(
+    "device, ops, scope, refused",
+    [
+        ("cuda", "not available", "mmdet", True),
+        ("cuda", "not available", "mmpretrain", False),
+        ("cuda", "12.8", "mmdet", False),
+        ("cpu", "not available", "mmdet", False),
+    ],
+)
+def test_a_gpu_that_the_ops_cannot_use(monkeypatch, device, ops, scope, refused):
+    mmcv_ops = pytest.importorskip("mmcv.ops")
+    monkeypatch.setattr(checks, "get_device", lambda: device)
+    monkeypatch.setattr(mmcv_ops, "get_compiling_cuda_version", lambda: ops)
+    cfg = Config(dict(default_scope=scope))
+    if refused:
+        with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=''"):
+            check_ops(cfg)
+    else:
+        check_ops(cfg)

@@ -48,7 +48,7 @@ FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test"
 
 
 def test_trains_two_iterations_and_tests(work):
-    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn-light_scratch_4e_shapes.py"
+    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     train = succeed(
         ROOT / "tools/train.py", config, "--work-dir", "run",
         "--cfg-options", *FEW, "default_hooks.logger.interval=1", cwd=work,
