@@ -137,11 +137,11 @@ def main() -> None:
     work_dir = Path(args.work_dir)
 
     run(
-        "1/4 Data: 4,800 images to learn from, 200 to test on (about a minute)",
+        "1/4 Data: 4,200 images to learn from, 200 to test on (about a minute)",
         "tools/dataset_converters/make_shapes.py", "--out", str(DATA),
     )  # fmt: skip
     run(
-        "2/4 Training from scratch (about 9 minutes on two cores)",
+        "2/4 Training from scratch (8 to 10 minutes on two cores)",
         "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
     )  # fmt: skip
     checkpoint = Path((work_dir / "last_checkpoint").read_text().strip())

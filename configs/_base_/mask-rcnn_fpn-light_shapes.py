@@ -22,9 +22,7 @@ model = dict(
     # Norms, and boxes and masks that are the same for all classes: so few images teach more.
     # One sample in a bin of RoIAlign, as the bins are about as large as the maps' positions.
     roi_head=dict(
-        bbox_roi_extractor=dict(
-            out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)
-        ),
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(
             type="ConvFCBBoxHead",
             num_shared_convs=1,
@@ -36,9 +34,7 @@ model = dict(
             num_classes=num_classes,
             reg_class_agnostic=True,
         ),
-        mask_roi_extractor=dict(
-            out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)
-        ),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
             in_channels=64,
             conv_out_channels=64,
@@ -66,7 +62,7 @@ val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
-    # 600 steps in all: a second moment of 1,000 steps' memory would lag behind.
+    # 524 steps in all: a second moment of 1,000 steps' memory would lag behind.
     optimizer=dict(type="AdamW", lr=0.005, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10, norm_type=2),
 )

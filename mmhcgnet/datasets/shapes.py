@@ -456,7 +456,7 @@ def _annotate(annotation_id: int, image_id: int, item: ShapeObject) -> dict:
 def write_detection(
     out: str | Path,
     seed: int = 0,
-    images: int = 4800,
+    images: int = 4200,
     val_images: int = 200,
     size: int = 128,
     progress: Progress | None = None,
@@ -517,7 +517,7 @@ def write_detection(
 def write_classification(
     out: str | Path,
     seed: int = 0,
-    images: int = 4800,
+    images: int = 4200,
     val_images: int = 200,
     size: int = 128,
     progress: Progress | None = None,

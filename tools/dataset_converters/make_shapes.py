@@ -12,7 +12,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", default="data/shapes", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
-    parser.add_argument("--images", type=int, default=4800, help="training pictures")
+    parser.add_argument("--images", type=int, default=4200, help="training pictures")
     parser.add_argument("--val-images", type=int, default=200, help="validation pictures")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels")
     parser.add_argument(
