@@ -18,6 +18,8 @@ MIM_FILES = {
     "mmhcgnet/.mim/configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py",
     "mmhcgnet/.mim/tools/train.py",
     "mmhcgnet/.mim/model-index.yml",
+    "mmhcgnet/.mim/configs/metafile_classification.yml",
+    "mmhcgnet/.mim/configs/metafile_detection.yml",
 }
 
 
@@ -216,6 +218,23 @@ def test_a_small_disk_is_named(setup_env, monkeypatch):
     monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda folder: usage)
     (sentence,) = setup_env.check_disk(ROOT)
     assert "3.2" in sentence and str(ROOT) in sentence
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["good", "stale"])
+def test_mmcv_is_built_anew_when_its_ops_do_not_load(setup_env, monkeypatch, works):
+    installs, checks = [], []
+    monkeypatch.setattr(setup_env, "cuda_environment", dict)
+    monkeypatch.setattr(setup_env, "has_cuda", lambda: False)
+    monkeypatch.setattr(setup_env, "succeeds", lambda code: works)
+    monkeypatch.setattr(setup_env, "pip_install", lambda *args, env: installs.append(args))
+    monkeypatch.setattr(setup_env, "check_run", checks.append)
+    setup_env.install_mmcv()
+    assert "--no-cache-dir" not in installs[0]
+    if works:
+        assert len(installs) == 1 and not checks
+    else:
+        assert {"--force-reinstall", "--no-cache-dir"} < set(installs[1])
+        assert checks == [[setup_env.PYTHON, "-c", "import mmcv.ops"]]
 
 
 def test_make_says_when_there_is_no_python():
