@@ -57,6 +57,7 @@ setup(
         "onedl": requirements("onedl"),
         "openmmlab": requirements("openmmlab"),
         "mim": requirements("mminstall"),
+        "safetensors": requirements("safetensors"),
         "tests": requirements("tests"),
     },
     cmdclass={"build_py": BuildWithMim},

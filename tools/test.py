@@ -68,11 +68,13 @@ def test(args: argparse.Namespace) -> None:
 
     from mmhcgnet import engine
 
+    engine.register_safetensors()
     out_item = engine.decide_out_item(args.out, args.out_item)
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     engine.check_ops(cfg)
     engine.check_checkpoint_path(args.checkpoint)
+    engine.check_not_official(args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False

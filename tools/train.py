@@ -58,6 +58,7 @@ def train(args: argparse.Namespace) -> None:
 
     from mmhcgnet import engine
 
+    engine.register_safetensors()
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
     engine.check_ops(cfg)
@@ -71,6 +72,8 @@ def train(args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         engine.set_auto_scale_lr(cfg)
     resuming = engine.set_resume(cfg, args.resume)
+    if cfg.get("load_from"):
+        engine.check_not_official(cfg.load_from)
     if not resuming:
         engine.check_pretrained_files(cfg.model)
     engine.check_data(cfg, "train", "val")

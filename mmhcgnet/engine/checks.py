@@ -9,8 +9,14 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from mmhcgnet.models.pretrained import check_pretrained_path
+from mmhcgnet.models.pretrained import (
+    check_pretrained_path,
+    explain_official,
+    find_weights,
+    official_layout,
+)
 
+from .checkpoints import read_checkpoint
 from .errors import MissingFileError, UsageError, did_you_mean
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
@@ -67,6 +73,21 @@ def check_checkpoint_path(path: str) -> None:
         raise MissingFileError(f"The checkpoint {path} does not exist: {hint}.")
 
 
+def check_not_official(path: str) -> None:
+    """Check that a local checkpoint is not in one of the authors' own layouts; URLs pass.
+
+    MMEngine loads what fits by name: of such a file nothing, and every weight would stay random.
+
+    Raises:
+        UsageError: If it is, with the command that converts it, or if it cannot be read.
+    """
+    if not is_local(path):
+        return
+    layout = official_layout(find_weights(read_checkpoint(path)))
+    if layout is not None:
+        raise UsageError(explain_official(path, layout))
+
+
 def check_sections(cfg: Config, *names: str) -> None:
     """Check that a config has the sections that a script needs.
 
@@ -110,10 +131,11 @@ def check_ops(cfg: Config) -> None:
 
 
 def check_pretrained_files(model: ConfigDict) -> None:
-    """Check that the local files of all ``Pretrained`` initialisations exist.
+    """Check that the local files of all ``Pretrained`` initialisations are there and ours.
 
     Raises:
         MissingFileError: If one is not there.
+        UsageError: If one is in the authors' own layout or cannot be read.
     """
     for node in _dicts(model):
         if str(node.get("type")) in ("Pretrained", "PretrainedInit") and node.get("checkpoint"):
@@ -121,6 +143,7 @@ def check_pretrained_files(model: ConfigDict) -> None:
                 check_pretrained_path(node["checkpoint"])
             except FileNotFoundError as error:
                 raise MissingFileError(str(error)) from error
+            check_not_official(node["checkpoint"])
 
 
 def _dicts(node: object) -> list[dict]:

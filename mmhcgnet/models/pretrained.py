@@ -7,9 +7,12 @@ log, and a frozen stem then stays random.
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Iterable
 
 from mmengine.runner import CheckpointLoader
 from torch import nn
+
+CONVERTERS = dict(classification="official_to_mmpretrain.py", detection="official_to_mmdet.py")
 
 
 class PretrainedMismatchError(RuntimeError):
@@ -39,10 +42,12 @@ def _check_file(backbone: nn.Module, path: str, prefix: str) -> None:
     check_pretrained_path(path)
     if prefix and not prefix.endswith("."):
         prefix += "."
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    weights = find_weights(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
+    if layout := official_layout(weights):
+        raise PretrainedMismatchError(explain_official(path, layout))
     found = {
         name.removeprefix(prefix): tensor.shape
-        for name, tensor in checkpoint.get("state_dict", checkpoint).items()
+        for name, tensor in weights.items()
         if name.startswith(prefix)
     }
     wanted = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
@@ -55,7 +60,7 @@ def _check_file(backbone: nn.Module, path: str, prefix: str) -> None:
     if missing or other:
         raise PretrainedMismatchError(
             f"The pretrained weights {path} do not fit the backbone under the prefix {prefix!r}: "
-            f"{_listed(missing, 'missing')}, {_listed(other, 'of another shape')}. "
+            f"{listed(missing, 'missing')}, {listed(other, 'of another shape')}. "
             "Use the checkpoint of the same arch, or give the prefix its keys have."
         )
 
@@ -71,6 +76,37 @@ def check_pretrained_path(path: str) -> None:
         )
 
 
-def _listed(names: list[str], what: str, most: int = 8) -> str:
+def find_weights(checkpoint: dict) -> dict:
+    """The tensors by name: MMEngine's ``state_dict``, the authors' ``net``, or the dict itself."""
+    for key in ("state_dict", "net"):
+        if isinstance(checkpoint.get(key), dict):
+            return checkpoint[key]
+    return checkpoint
+
+
+def official_layout(names: Iterable[str]) -> str | None:
+    """Tell the authors' own layouts by the names of the tensors.
+
+    Returns:
+        ``'classification'``, ``'detection'``, or ``None`` if it is neither of them.
+    """
+    names = [str(name).removeprefix("module.") for name in names]
+    if not any(".conv1_1x1." in name for name in names):
+        return None
+    backbone = any(name.startswith("backbone.") for name in names)
+    return "detection" if backbone else "classification"
+
+
+def explain_official(path: str, layout: str) -> str:
+    """Say what to do with a file in one of the authors' layouts."""
+    return (
+        f"The checkpoint {path} is in the layout of the authors' {layout} program: convert it "
+        f"with `python tools/model_converters/{CONVERTERS[layout]} {path}` and name the file that "
+        "this writes."
+    )
+
+
+def listed(names: list[str], what: str, most: int = 8) -> str:
+    """Count and name the first few, as in ``2 missing (norm.bias, stem.conv.weight)``."""
     more = f", … {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)} {what}" + (f" ({', '.join(names[:most])}{more})" if names else "")

@@ -1,0 +1,177 @@
+"""Compare what a file holds with what a layout names, and say all that differs in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmhcgnet.models.pretrained import CONVERTERS, listed, official_layout
+from mmhcgnet.version import __version__
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class LayoutError(ValueError):
+    """The weights are not those that a layout names; the message is a clause that says why."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion makes of a checkpoint.
+
+    Args:
+        arch: Name of the network.
+        num_classes: Classes of the network.
+        epoch: Epoch that the checkpoint states, if it does.
+        accuracy: Accuracy that the checkpoint states, as it states it.
+        state_dict: The tensors in the new layout.
+        checkpoint: What is to be written, the tensors included.
+        file_name: Name of the file that our configs expect, if they expect one.
+    """
+
+    arch: str
+    num_classes: int
+    epoch: float | None
+    accuracy: float | None
+    state_dict: dict[str, Tensor]
+    checkpoint: dict
+    file_name: str | None
+
+
+def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Take ``module.`` of ``DataParallel`` off the names.
+
+    Returns:
+        The weights, and the names that two of them then have.
+    """
+    stripped, twice = {}, []
+    for key, value in weights.items():
+        name = str(key).removeprefix("module.")
+        if name in stripped:
+            twice.append(name)
+        stripped[name] = value
+    return stripped, twice
+
+
+def check_layout(weights: dict[str, Any], wanted: str) -> None:
+    """Check that the names are those of one of the authors' programs.
+
+    Args:
+        weights: Tensors by name.
+        wanted: ``'classification'`` or ``'detection'``.
+
+    Raises:
+        LayoutError: If they are not. It says what they are instead.
+    """
+    layout = official_layout(weights)
+    if layout == wanted:
+        return
+    if layout is not None:
+        raise LayoutError(
+            f"it is in the layout of the authors' {layout} program, which "
+            f"tools/model_converters/{CONVERTERS[layout]} converts"
+        )
+    if any(name.startswith("backbone.stages.") for name in weights):
+        raise LayoutError("it is in our layout already")
+    raise LayoutError("it holds no HCGNet in the authors' layout")
+
+
+def count_rows(weights: dict[str, Any], layer: str) -> int:
+    """Outputs of a layer by the shape of its weight or else its bias; 0 where neither tells."""
+    shapes = [_shape(weights.get(f"{layer}.{kind}")) for kind in ("weight", "bias")]
+    return next((shape[0] for shape in shapes if isinstance(shape, tuple) and shape), 0)
+
+
+def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str | None) -> str:
+    """Tell a network by the names and shapes of its tensors.
+
+    Args:
+        weights: Tensors by name.
+        candidates: What each network holds.
+        arch: The network that the user says it is.
+
+    Returns:
+        The candidate of which most tensors are there.
+
+    Raises:
+        LayoutError: If none is there, or it is another network than the user says.
+    """
+    found = {(name, _shape(value)) for name, value in weights.items()}
+    scores = {name: len(found & set(shapes.items())) for name, shapes in candidates.items()}
+    best = max(scores, key=scores.__getitem__)
+    if not scores[best]:
+        raise LayoutError("it holds no tensor of an HCGNet")
+    if arch is not None and arch.upper() != best:
+        raise LayoutError(f"by its shapes it is HCGNet-{best} and not HCGNet-{arch.upper()}")
+    return best
+
+
+def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], what: str) -> None:
+    """Check that the weights are exactly the wanted ones.
+
+    Args:
+        weights: Tensors by name.
+        wanted: Shapes by name.
+        twice: Names that the file has twice.
+        what: What has these shapes, for the message.
+
+    Raises:
+        LayoutError: If not. It lists what is missing, unknown, of another shape or twice there.
+    """
+    other = [
+        f"{name} {_shape(weights[name])} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in weights and _shape(weights[name]) != shape
+    ]
+    problems = {
+        "missing": [name for name in wanted if name not in weights],
+        "unknown": [_readable(name) for name in weights if name not in wanted],
+        "of another shape": other,
+        "twice, with and without 'module.'": [_readable(name) for name in twice],
+    }
+    problems = [listed(names, kind) for kind, names in problems.items() if names]
+    if problems:
+        raise LayoutError(f"compared with {what} it has {', '.join(problems)}")
+
+
+def compact(tensor: Tensor, shape: Iterable[int]) -> Tensor:
+    """Copy a tensor into memory of its own, so that no larger storage is written with it."""
+    return tensor.detach().reshape(tuple(shape)).clone(memory_format=torch.contiguous_format)
+
+
+def stated_meta(checkpoint: dict) -> dict:
+    """The ``meta`` of an MM checkpoint; empty where there is none."""
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """The number that a checkpoint states as one, or as a tensor of one entry; else None."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def make_meta(arch: str, epoch: float | None, accuracy: float | None) -> dict:
+    """The ``meta`` of a converted checkpoint."""
+    return dict(
+        arch=arch,
+        epoch=epoch,
+        accuracy=accuracy,
+        mmhcgnet_version=__version__,
+        source="https://github.com/winycg/HCGNet, for research only",
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return tuple(value.shape) if value.layout is torch.strided else "a sparse tensor"
+
+
+def _readable(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])

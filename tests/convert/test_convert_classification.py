@@ -1,0 +1,241 @@
+"""The authors' classifiers here and back, against a reference that reads their layout."""
+
+import functools
+
+import pytest
+import torch
+from mmpretrain.models import ImageClassifier
+from official import OfficialClassifier, classifier_shapes, random_weights
+
+from mmhcgnet.convert import LayoutError, mmpretrain_to_official, official_to_mmpretrain
+
+CLASSES = {"A1": 10, "A2": 100, "A3": 100, "B": 1000, "C": 1000}
+
+
+@functools.lru_cache(maxsize=1)
+def official(arch: str) -> dict:
+    """Weights as the authors' program saves them, without ``module.``; not to be changed."""
+    return random_weights(classifier_shapes(arch, CLASSES[arch]))
+
+
+def prefixed(weights: dict) -> dict:
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def expected_logits(arch: str) -> tuple:
+    image = torch.randn(2, 3, 17, 20) if arch.startswith("A") else torch.randn(2, 3, 33, 48)
+    with torch.no_grad():
+        return image, OfficialClassifier(arch, official(arch))(image.double())
+
+
+@functools.lru_cache(maxsize=1)
+def classifier(arch: str) -> ImageClassifier:
+    channels = classifier_shapes(arch, 1)["classifier.weight"][1]
+    return ImageClassifier(
+        backbone=dict(type="mmhcgnet.HCGNet", arch=arch),
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(type="LinearClsHead", num_classes=CLASSES[arch], in_channels=channels),
+    ).eval()
+
+
+def relative_error(arch: str, state_dict: dict) -> float:
+    """Of MMPretrain's classifier with these weights, in fp32, against the authors' network."""
+    model = classifier(arch)
+    model.load_state_dict(state_dict, strict=True)
+    image, expected = expected_logits(arch)
+    with torch.no_grad():
+        actual = model(image, mode="tensor")
+    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("arch", list(CLASSES)[::-1])  # A1, taken below too, stays cached
+def test_logits_and_the_way_back(arch):
+    weights = official(arch)
+    checkpoint = dict(net=prefixed(weights), epoch=629, best_acc=78.5, optimizer={})
+    converted = official_to_mmpretrain(checkpoint)
+    assert (converted.arch, converted.num_classes) == (arch, CLASSES[arch])
+    assert (converted.epoch, converted.accuracy) == (629, 78.5)
+    assert relative_error(arch, converted.state_dict) <= 1e-5
+
+    returned = mmpretrain_to_official(converted.checkpoint)
+    key = "acc" if arch.startswith("A") else "best_acc"
+    assert returned.checkpoint == dict(net=returned.state_dict, epoch=629, **{key: 78.5})
+    assert returned.state_dict.keys() == prefixed(weights).keys()
+    for name, tensor in returned.state_dict.items():
+        before = weights[name.removeprefix("module.")]
+        assert tensor.dtype == before.dtype and torch.equal(tensor, before), name
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda weights: weights,
+        prefixed,
+        lambda weights: dict(net=weights),
+        lambda weights: dict(net=prefixed(weights), acc=torch.tensor([96.85]), epoch=3),
+        lambda weights: dict(state_dict=prefixed(weights)),
+    ],
+    ids=["bare", "module", "net", "net-module", "state-dict-module"],
+)
+def test_wrapped_or_not(wrap):
+    weights = official("A1")
+    converted = official_to_mmpretrain(wrap(weights))
+    assert converted.arch == "A1"
+    assert torch.equal(converted.state_dict["head.fc.bias"], weights["classifier.bias"])
+
+
+def test_file_names_are_those_of_our_configs():
+    names = {
+        ("A1", 10): "hcgnet-a1_3rdparty_cifar10.pth",
+        ("A3", 100): "hcgnet-a3_3rdparty_cifar100.pth",
+        ("B", 1000): "hcgnet-b_3rdparty_in1k.pth",
+        ("B", 10): None,
+        ("A1", 1000): None,
+    }
+    for (arch, classes), name in names.items():
+        shapes = classifier_shapes(arch, classes)
+        weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        assert official_to_mmpretrain(weights).file_name == name
+
+
+# One thing broken at a time: refused …
+
+
+def change(name, tensor):
+    return lambda weights: weights | {name: tensor}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            lambda w: {k: v for k, v in w.items() if k != "features.norm5.running_var"},
+            r"1 missing \(features\.norm5\.running_var\)$",
+        ),
+        (
+            lambda w: {k: v for k, v in w.items() if not k.endswith("num_batches_tracked")},
+            r"\d+ missing \(features\.HybridBlock1\.SMG1.*, … \d+ more\)$",
+        ),
+        (
+            lambda w: {k: v for k, v in w.items() if not k.startswith("classifier.")},
+            r"2 missing \(classifier\.weight, classifier\.bias\)$",
+        ),
+        (change("features.extra.weight", torch.ones(3)), r"1 unknown \(features\.extra\.weight\)$"),
+        (change("bad\nname", torch.ones(3)), r"1 unknown \('bad\\nname'\)$"),
+        (
+            change("features.Transition1.fcall.weight", torch.ones(24, 60)),
+            r"1 of another shape \(features\.Transition1\.fcall\.weight \(24, 60\) instead of "
+            r"\(\d+, \d+, 1, 1\)\)$",
+        ),
+        (
+            change("classifier.bias", torch.ones(11)),
+            r"1 of another shape \(classifier\.bias \(11,\) instead of \(10,\)\)$",
+        ),
+        (
+            change("classifier.bias", "payload"),
+            r"1 .* \(classifier\.bias str instead of \(10,\)\)$",
+        ),
+        (
+            change("classifier.bias", torch.ones(10).to_sparse()),
+            r"1 .* \(classifier\.bias a sparse tensor instead of \(10,\)\)$",
+        ),
+        (
+            change("module.features.conv0.weight", torch.ones(24, 3, 3, 3)),
+            r"1 twice, with and without 'module\.' \(features\.conv0\.weight\)$",
+        ),
+    ],
+    ids=[
+        *("missing", "no-num-batches", "no-classifier", "unknown", "unprintable", "shape"),
+        *("classes", "no-tensor", "sparse", "duplicate"),
+    ],
+)
+def test_what_does_not_match_is_listed(damage, sentence):
+    with pytest.raises(LayoutError, match="the authors' HCGNet-A1 it has " + sentence):
+        official_to_mmpretrain(dict(net=damage(official("A1"))))
+
+
+def test_all_that_does_not_match_is_in_one_error():
+    weights = dict(official("A1"), more=torch.ones(1), **{"classifier.bias": torch.ones(3)})
+    del weights["features.conv0.weight"]
+    with pytest.raises(LayoutError, match="1 missing .*, 1 unknown .*, 1 of another shape"):
+        official_to_mmpretrain(weights)
+
+
+def test_shifted_transitions_are_refused():
+    weights = {
+        name.replace("Transition1.", "Transition0.").replace("Transition2.", "Transition1."): value
+        for name, value in official("A1").items()
+    }
+    with pytest.raises(LayoutError, match="missing .*unknown .*of another shape"):
+        official_to_mmpretrain(weights)
+
+
+def test_another_network_than_the_user_says():
+    with pytest.raises(LayoutError, match="by its shapes it is HCGNet-A1 and not HCGNet-B$"):
+        official_to_mmpretrain(official("A1"), arch="b")
+    assert official_to_mmpretrain(official("A1"), arch="a1").arch == "A1"
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ({}, "it holds no HCGNet in the authors' layout"),
+        ({"layer1.0.conv1.weight": torch.ones(1)}, "it holds no HCGNet in the authors' layout"),
+        ({"backbone.stages.0.0.norm.weight": torch.ones(1)}, "it is in our layout already"),
+        (
+            {"backbone.hybridblock1.0.conv1_1x1.bn1.weight": torch.ones(64)},
+            "authors' detection program, which tools/model_converters/official_to_mmdet.py",
+        ),
+        ({"a.conv1_1x1.b": torch.ones(1)}, "it holds no tensor of an HCGNet"),
+    ],
+    ids=["empty", "resnet", "ours", "detector", "nothing-known"],
+)
+def test_other_files_are_told_apart(weights, sentence):
+    with pytest.raises(LayoutError, match=sentence):
+        official_to_mmpretrain(weights)
+
+
+def test_the_way_back_refuses_what_is_not_ours():
+    with pytest.raises(LayoutError, match="in the authors' layout already"):
+        mmpretrain_to_official(official("A1"))
+    ours = official_to_mmpretrain(official("A1")).state_dict
+    ours.pop("backbone.norm.bias")
+    ours["neck.weight"] = torch.ones(1)
+    with pytest.raises(LayoutError, match=r"1 missing \(backbone.norm.bias\), 1 unknown \(neck"):
+        mmpretrain_to_official(dict(state_dict=ours))
+
+
+# … or seen by the comparison above, which a wrong map would fail.
+
+
+def swap(state, one, other):
+    """Exchange two names wherever they are part of a key."""
+    swapped = {}
+    for name, tensor in state.items():
+        name = name.replace(one, "\0").replace(other, one).replace("\0", other)
+        swapped[name] = tensor
+    return swapped
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("branch3", "branch5"),
+        ("attention3", "attention5"),
+        ("expand3", "expand5"),
+        ("branch3.norm.running_mean", "branch5.norm.running_mean"),
+        ("squeeze2.norm.running_mean", "squeeze2.norm.bias"),
+    ],
+)
+def test_the_comparison_sees_what_is_swapped(one, other):
+    state = swap(official_to_mmpretrain(official("A1")).state_dict, one, other)
+    assert relative_error("A1", state) > 1e-3
+
+
+def test_converted_tensors_have_memory_of_their_own():
+    """A view would be written with the whole of the memory that it looks into."""
+    weights = dict(official("A1"))
+    weights["classifier.bias"] = torch.ones(1000)[:10]
+    bias = official_to_mmpretrain(weights).state_dict["head.fc.bias"]
+    assert bias.untyped_storage().nbytes() == 40
