@@ -3,13 +3,31 @@
 from pathlib import Path
 
 import pytest
-from mmdet.registry import MODELS
+import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(CONFIGS.glob("*.py"))
+CLASSIFIERS = [path for path in LEAVES if path.name.startswith("hcgnet-")]
 PAPER_RECIPE = {"1x": (12, [8, 11]), "2x": (24, [16, 22])}
+# Table 1: parameters by network and data set.
+PARAMETERS = {
+    "a1_cifar10": 1_065_301,
+    "a2_cifar10": 3_069_149,
+    "a3_cifar10": 11_239_897,
+    "a1_cifar100": 1_102_651,
+    "a2_cifar100": 3_133_679,
+    "a3_cifar100": 11_363_647,
+    "b_in1k": 12_845_501,
+    "c_in1k": 42_153_208,
+}
+
+
+@pytest.fixture(autouse=True)
+def _scope_ends_with_the_test():
+    with DefaultScope.overwrite_default_scope("mmengine"):
+        yield
 
 
 def load(path):
@@ -33,8 +51,32 @@ def test_config_builds(path):
     assert next(model.parameters()).numel()
     assert trains_nothing_from_a_batch_of_one(cfg.train_dataloader)
     assert cfg.auto_scale_lr.base_batch_size > 0
-    assert cfg.test_evaluator.type == "CocoMetric"
-    assert set(cfg.test_evaluator.metric) == {"bbox", "segm"}
+    if cfg.default_scope == "mmdet":
+        assert cfg.test_evaluator.type == "CocoMetric"
+        assert set(cfg.test_evaluator.metric) == {"bbox", "segm"}
+    else:
+        assert cfg.default_scope == "mmpretrain"
+        assert cfg.test_evaluator.type == "Accuracy"
+        assert cfg.test_evaluator.topk == ((1, 5) if path.stem.endswith("_in1k") else (1,))
+
+
+@pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)
+def test_classifiers_are_what_their_names_say(path):
+    cfg = load(path)
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    arch = path.stem.removeprefix("hcgnet-").split("_")[0]
+    data = path.stem.rpartition("_")[2]
+    datasets = dict(cifar10="CIFAR10", cifar100="CIFAR100", in1k="ImageNet", shapes="CustomDataset")
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.type == datasets[data]
+    assert cfg.model.backbone.arch == arch.upper()
+    assert cfg.data_preprocessor.num_classes == model.head.num_classes
+    own = {name for name in model.state_dict() if not name.startswith("backbone.")}
+    assert own == {"head.fc.weight", "head.fc.bias"}
+    if data != "shapes":
+        count = sum(p.numel() for p in model.parameters())
+        assert count == PARAMETERS[f"{arch}_{data}"]
 
 
 def test_parameters_of_the_papers_detector():

@@ -1,3 +1,5 @@
+from .dropblock import DropBlock
 from .hcgnet import ARCHITECTURES, Architecture, HCGNet
+from .necks import DropoutNeck
 
-__all__ = ["ARCHITECTURES", "Architecture", "HCGNet"]
+__all__ = ["ARCHITECTURES", "Architecture", "DropBlock", "DropoutNeck", "HCGNet"]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .dropblock import DropBlock
 from .gates import ForgetGate, UpdateGate, build_norm
 from .pretrained import check_pretrained
 
@@ -387,6 +388,8 @@ class HCGNet(BaseModule):
         conv_cfg: Config of all convolutions, the attention maps included. Defaults to Conv2d.
         with_cp: Recompute each SMG module in the backward pass to save memory. Running
             statistics are the same as without. Defaults to False.
+        dropblock: Arguments of :class:`DropBlock`, which then acts on the output of every
+            transition that is not frozen. Defaults to None, no DropBlock.
         init_cfg: How to initialise. ``dict(type='Pretrained', checkpoint=..., prefix=
             'backbone.')`` loads weights and refuses a file that lacks any of the backbone.
             Defaults to Kaiming initialisation by fan-in, with gates that start neutral.
@@ -411,6 +414,7 @@ class HCGNet(BaseModule):
         act_cfg: dict | None = None,
         conv_cfg: dict | None = None,
         with_cp: bool = False,
+        dropblock: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if init_cfg is None:
@@ -454,6 +458,7 @@ class HCGNet(BaseModule):
                 self.transitions.append(transition)
                 channels = transition.out_channels
                 stride *= 2
+        self.dropblock = DropBlock(**dropblock) if dropblock else None
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
         self._freeze()
@@ -522,6 +527,8 @@ class HCGNet(BaseModule):
             maps.append(x)
             if i < len(self.stages) - 1:
                 x = self.transitions[i].forward_activated(x)
+                if self.dropblock and self.transitions[i].training:
+                    x = self.dropblock(x)
         return tuple(maps[i] for i in self.out_indices)
 
     def _activate(self, index: int, x: Tensor) -> Tensor:

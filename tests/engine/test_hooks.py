@@ -1,12 +1,19 @@
+import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import Runner
+from torch import distributed, nn
 
 from mmhcgnet import HCGNet
+from mmhcgnet.engine import UsageError
+from mmhcgnet.models import DropBlock
 
 ARCH = dict(depths=(1, 1), growth_rates=(8, 8))
 
@@ -68,3 +75,112 @@ def test_roi_align_gets_maps_that_it_reads_rightly(runner):
     HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_test(runner)
     after = extractor(runner.model.backbone(images)[:1], rois)
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_suits_classifiers():
+    classifier = MODELS.build(
+        Config(
+            dict(
+                type="mmpretrain.ImageClassifier",
+                backbone=dict(type="mmhcgnet.HCGNet", arch=ARCH),
+                neck=dict(type="mmpretrain.GlobalAveragePooling"),
+                head=dict(type="mmpretrain.LinearClsHead", num_classes=3, in_channels=44),
+            )
+        )
+    )
+    images = torch.randn(4, 3, 64, 48)
+    before = classifier(images)
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_train(
+        SimpleNamespace(model=classifier)
+    )
+    torch.testing.assert_close(classifier(images), before, rtol=1e-4, atol=1e-5)
+
+
+class Dropping(BaseModel):
+    """A model with DropBlock and nothing else to speak of."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.layers = nn.Sequential(DropBlock(2), nn.ReLU(), DropBlock(3))
+
+    def forward(self, inputs, mode="tensor"):
+        return dict(loss=self.weight.square())
+
+
+class Stop(Exception):
+    """What ends a run before its time."""
+
+
+class StrengthRecorder(Hook):
+    def __init__(self, stop_at):
+        self.stop_at = stop_at
+        self.strengths = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.epoch == self.stop_at:
+            raise Stop
+        self.strengths.append([runner.model.layers[i].strength for i in (0, 2)])
+
+
+PERIODS = [2, 4]
+
+
+def train(work_dir, stop_at=None, resume=False):
+    """Train under SGDR; return the strengths of both DropBlocks in every epoch."""
+    recorder = StrengthRecorder(stop_at)
+    runner = Runner(
+        model=Dropping(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            dataset=[dict(inputs=torch.zeros(1))],
+            sampler=dict(type="DefaultSampler", shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=sum(PERIODS)),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.3)),
+        param_scheduler=dict(
+            type="CosineRestartLR", periods=PERIODS, restart_weights=[1, 1], eta_min=0
+        ),
+        custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), recorder],
+        resume=resume,
+        log_level="ERROR",
+    )
+    with pytest.raises(Stop) if stop_at else nullcontext():
+        runner.train()
+    return recorder.strengths
+
+
+def test_dropblock_follows_the_cycles_also_in_a_resumed_run(tmp_path):
+    expected = [
+        [(1 - math.cos(math.pi * epoch / period)) / 2] * 2
+        for period in PERIODS
+        for epoch in range(period)
+    ]
+    whole = train(tmp_path / "whole")
+    torch.testing.assert_close(torch.tensor(whole), torch.tensor(expected))
+    # Stopped within the second cycle.
+    first = train(tmp_path / "halves", stop_at=4)
+    assert len(first) == 4 and first + train(tmp_path / "halves", resume=True) == whole
+
+
+def test_dropblock_is_found_behind_the_distributed_wrapper():
+    model = Dropping()
+    group = dict(lr=0.025, initial_lr=0.1)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        runner = SimpleNamespace(
+            model=MMDistributedDataParallel(model),
+            optim_wrapper=SimpleNamespace(param_groups=[group]),
+        )
+        HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)
+    finally:
+        distributed.destroy_process_group()
+    assert [model.layers[i].strength for i in (0, 2)] == [0.75, 0.75]
+
+
+def test_dropblock_hook_without_dropblock_says_what_to_add(runner):
+    runner.optim_wrapper = SimpleNamespace(param_groups=[dict(lr=0.1, initial_lr=0.1)])
+    with pytest.raises(UsageError, match=r"dropblock=dict\(block_size=2\)"):
+        HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)

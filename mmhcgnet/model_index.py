@@ -1,0 +1,33 @@
+"""What the project ships beside its code, and what MMPretrain finds of it by name."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def shipped_path(name: str) -> Path:
+    """Locate a file that the project ships: in ``.mim`` where installed, else in the checkout."""
+    package = Path(__file__).parent
+    installed = package / ".mim" / name
+    return installed if installed.exists() else package.parent / name
+
+
+def register_classifiers() -> None:
+    """Let ``mmpretrain.get_model`` and ``list_models`` know the classifiers.
+
+    Where MMPretrain is not installed, or the package was copied without what it ships, there is
+    nothing to do. Detectors stay out: MMPretrain could not run them.
+    """
+    metafile = shipped_path("configs/metafile_classification.yml")
+    if find_spec("mmpretrain") is None or not metafile.is_file():
+        return
+    try:
+        from mmpretrain.apis import ModelHub
+    except (ImportError, AssertionError):
+        # An MMPretrain that does not fit speaks up where it is used; detectors need none.
+        return
+    # The hub refuses a name that it has: this package was imported before and is reloaded.
+    with suppress(ValueError):
+        ModelHub.register_model_index(metafile, config_prefix=metafile.parents[1])

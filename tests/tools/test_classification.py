@@ -1,0 +1,42 @@
+"""The classifier of the shapes trains and tests through the scripts, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+
+
+def run(*command, cwd):
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=dict(os.environ, OMP_NUM_THREADS="2"),
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def test_the_shapes_classifier_trains_and_tests(tmp_path):
+    script = ROOT / "tools/dataset_converters/make_shapes.py"
+    run(script, "--classification", "--images", 17, "--val-images", 7, "--size", 64, cwd=tmp_path)
+    few = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]
+    train = run(
+        ROOT / "tools/train.py", CONFIG, "--work-dir", "run",
+        "--cfg-options", *few, "default_hooks.logger.interval=1", cwd=tmp_path,
+    )  # fmt: skip
+    # The last picture is left out, as it would be a batch of one.
+    assert "Epoch(train) [1][2/2]" in train and "Epoch(val) [1][1/1]" in train
+    run(
+        ROOT / "tools/test.py", CONFIG, "run/epoch_1.pth", "--work-dir", "run/test",
+        "--out", "metrics.json", cwd=tmp_path,
+    )  # fmt: skip
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    hits = metrics["accuracy/top1"] * 7 / 100
+    assert abs(hits - round(hits)) < 1e-3
