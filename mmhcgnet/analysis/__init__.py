@@ -1,0 +1,1 @@
+"""What networks cost, and how they compare; import by module (``mmhcgnet.analysis.paper``)."""

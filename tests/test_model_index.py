@@ -1,0 +1,286 @@
+"""The model index says of every config what is true, and the toolboxes find and run them by it."""
+
+import functools
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from modelindex.load_model_index import load
+
+import mmhcgnet
+from mmhcgnet import model_index
+from mmhcgnet.analysis import complexity, paper
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+INDEX = load(str(ROOT / "model-index.yml"))
+MODELS = {model.name: model for model in INDEX.models}
+CLASSIFIERS = [name for name in MODELS if name.startswith("hcgnet-")]
+TRAINING_DATA = dict(
+    cifar10="CIFAR-10", cifar100="CIFAR-100", in1k="ImageNet-1k", coco="COCO", shapes="shapes"
+)
+
+
+@functools.cache
+def read(name):
+    return Config.fromfile(CONFIGS[name])
+
+
+# --- what it says --------------------------------------------------------------------------------
+
+
+def test_every_config_has_an_entry_and_every_entry_a_config():
+    assert sorted(model.name for model in INDEX.models) == sorted(CONFIGS)
+    for name, model in MODELS.items():
+        assert model.config == f"configs/{CONFIGS[name].name}"
+    assert INDEX.check(silent=True) == []
+
+
+def test_classifiers_and_detectors_have_files_of_their_own():
+    for kind, scope in (("classification", "mmpretrain"), ("detection", "mmdet")):
+        names = {model.name for model in load(str(ROOT / f"configs/metafile_{kind}.yml")).models}
+        assert names == {name for name in CONFIGS if read(name).default_scope == scope}
+
+
+@functools.cache
+def count(text, shape):
+    model = complexity.build_model(Config(json.loads(text)))
+    return complexity.count(model, shape)[""]
+
+
+def count_once(cfg):
+    """Count a config's model; those that differ only in their training are counted once."""
+    model = cfg.model.to_dict()
+    model.pop("data_preprocessor", None)
+    model["train_cfg"] = None
+    for key in ("init_cfg", "frozen_stages", "norm_eval", "dropblock"):
+        model["backbone"].pop(key, None)
+    if cfg.default_scope == "mmpretrain":
+        model["head"].pop("loss", None)
+        model["neck"] = dict(type="GlobalAveragePooling")
+    text = json.dumps(dict(default_scope=cfg.default_scope, model=model), sort_keys=True)
+    return count(text, complexity.input_shape(cfg))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_numbers_are_those_of_the_config(name):
+    cfg, metadata = read(name), MODELS[name].metadata
+    counted = count_once(cfg)
+    assert (metadata.parameters, metadata.flops) == (counted.params, counted.multiply_adds)
+    assert metadata.epochs == cfg.train_cfg.max_epochs
+    assert metadata.batch_size == cfg.auto_scale_lr.base_batch_size
+    data = next(data for data in TRAINING_DATA if name.removesuffix("_v1").endswith(f"_{data}"))
+    assert metadata.training_data == TRAINING_DATA[data]
+
+
+def test_what_only_matters_in_training_costs_nothing():
+    """What ``count_once`` leaves out, in a variant that has most of it."""
+    cfg = read("hcgnet-a1_1xb128-mixup-sgdr-1270e-released_cifar10")
+    counted = complexity.count(complexity.build_model(cfg), complexity.input_shape(cfg))[""]
+    assert counted == count_once(cfg)
+
+
+@pytest.mark.parametrize(
+    "arch, params, multiply_adds",
+    [
+        # Parameters as in the authors' networks, for 10 and 100 or for 1000 classes.
+        ("a1", [1_065_301, 1_102_651], 0.1542),
+        ("a2", [3_069_149, 3_133_679], 0.4886),
+        ("a3", [11_239_897, 11_363_647], 1.9563),
+        ("b", [12_845_501], 2.0028),
+        ("c", [42_153_208], 6.9716),
+    ],
+)
+def test_the_published_sizes(arch, params, multiply_adds):
+    found = [
+        (MODELS[name].metadata.parameters, MODELS[name].metadata.flops)
+        for name in CLASSIFIERS
+        if name.startswith(f"hcgnet-{arch}_") and not name.endswith("shapes")
+    ]
+    assert sorted({parameters for parameters, _ in found}) == params
+    # With the fewest classes.
+    assert round(min(flops for _, flops in found) / 1e9, 4) == multiply_adds
+
+
+def paper_results():
+    """Metrics of the configs that are the paper's recipes, from the paper's tables."""
+    results = {}
+    for entry in paper.CIFAR:
+        for classes, error in ((10, entry.cifar10), (100, entry.cifar100)):
+            if entry.config:
+                name = Path(entry.config.format(classes)).stem
+                results[name] = {"Top 1 Accuracy": 100 - error}
+    for entry in paper.IMAGENET:
+        if entry.ours:
+            accuracies = {"Top 1 Accuracy": 100 - entry.top1, "Top 5 Accuracy": 100 - entry.top5}
+            results[Path(entry.config).stem] = accuracies
+    for entry in paper.COCO:
+        if entry.ours:
+            results[Path(entry.config).stem] = {
+                f"{kind} {metric}": getattr(entry, f"{kind}_{metric.lower()}")
+                for kind in ("box", "mask")
+                for metric in ("AP", "AP50", "AP75")
+            }
+    return results
+
+
+def test_results_are_the_papers_and_only_where_the_recipe_is():
+    expected = paper_results()
+    assert set(expected) <= set(MODELS)
+    for name, model in MODELS.items():
+        found = {}
+        for result in model.results or []:
+            found |= result.metrics
+        assert found == pytest.approx(expected.get(name, {}))
+        label = model.metadata.data.get("Results From")
+        assert label == ("paper" if name in expected else None)
+
+
+def test_there_are_no_weights_of_ours():
+    assert not any(model.weights for model in MODELS.values())
+
+
+# --- MMPretrain ----------------------------------------------------------------------------------
+
+
+def test_mmpretrain_lists_the_classifiers_and_no_detector():
+    from mmpretrain import list_models
+
+    assert list_models("*hcgnet") == sorted(CLASSIFIERS)
+    assert list_models("hcgnet-a", task="Image Classification") == [
+        name for name in sorted(CLASSIFIERS) if name.startswith("hcgnet-a")
+    ]
+
+
+def test_mmpretrain_builds_a_classifier_by_its_name():
+    from mmpretrain import get_model
+
+    model = get_model("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar100")
+    assert isinstance(model.backbone, mmhcgnet.HCGNet)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
+
+
+def test_a_reloaded_package_is_no_conflict():
+    from mmpretrain import list_models
+
+    before = list_models()
+    model_index.register_classifiers()
+    assert list_models() == before
+
+
+def test_a_type_with_our_prefix_is_enough():
+    """In a process that has not imported the package before."""
+    code = """
+import sys
+from mmpretrain import list_models
+from mmpretrain.registry import MODELS
+assert not list_models("hcgnet") and "mmhcgnet" not in sys.modules
+MODELS.build(dict(type="mmhcgnet.HCGNet", arch="A1"))
+print(len(list_models("hcgnet")))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout == f"{len(CLASSIFIERS)}\n"
+
+
+def test_without_mmpretrain_or_with_one_that_does_not_fit(monkeypatch, tmp_path):
+    """The package's import ends with this call."""
+    monkeypatch.setitem(sys.modules, "mmpretrain", None)
+    model_index.register_classifiers()
+    (tmp_path / "mmpretrain").mkdir()
+    (tmp_path / "mmpretrain/__init__.py").write_text("assert False, 'MMCV does not fit'")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mmpretrain", "mmpretrain.apis"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(AssertionError):
+        importlib.import_module("mmpretrain")
+    model_index.register_classifiers()
+
+
+def test_shipped_files_are_found_where_installed_and_in_a_checkout(monkeypatch, tmp_path):
+    package = tmp_path / "mmhcgnet"
+    monkeypatch.setattr(model_index, "__file__", str(package / "model_index.py"))
+    assert model_index.shipped_path("configs/a.py") == tmp_path / "configs/a.py"
+    (package / ".mim/configs").mkdir(parents=True)
+    (package / ".mim/configs/a.py").touch()
+    assert model_index.shipped_path("configs/a.py") == package / ".mim/configs/a.py"
+
+
+def image(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "name, meta, classes",
+    [
+        ("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10", {}, ["airplane", "automobile", "bird"]),
+        ("hcgnet-b_1xb32-cosine-4e_shapes", {"classes": list("vwxyz")}, ["v", "w", "x"]),
+    ],
+)
+def test_inference_model_of_mmpretrain(name, meta, classes, tmp_path):
+    """Class names are those of the checkpoint, as training leaves them, else the data set's."""
+    from mmpretrain import get_model, inference_model
+
+    trained = get_model(name)
+    for norm in (m for m in trained.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-0.1, 0.1)
+    path = tmp_path / "trained.pth"
+    checkpoint = dict(state_dict=trained.state_dict())
+    torch.save(checkpoint | (dict(meta=dict(dataset_meta=meta)) if meta else {}), path)
+
+    # Whatever the default scope of another test was: MMPretrain looks its transforms up there.
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        result = inference_model(name, image(32, 32), pretrained=str(path))
+        model = get_model(name, pretrained=str(path))
+        assert inference_model(model, image(32, 32))["pred_label"] == result["pred_label"]
+    assert list(model._dataset_meta["classes"][:3]) == classes
+    assert result["pred_class"] == model._dataset_meta["classes"][result["pred_label"]]
+
+    pixels = torch.from_numpy(image(32, 32)).permute(2, 0, 1)[None].float()
+    preprocessor = read(name).data_preprocessor
+    if preprocessor.to_rgb:
+        pixels = pixels.flip(1)
+    if name.endswith("shapes"):
+        return  # resized on the way
+    mean, std = (torch.tensor(preprocessor[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        expected = trained((pixels - mean) / std).softmax(1)[0]
+    torch.testing.assert_close(torch.from_numpy(result["pred_scores"]), expected)
+
+
+# --- MMDetection ---------------------------------------------------------------------------------
+
+
+def test_inferencer_of_mmdetection(tmp_path):
+    """Class names are those of the checkpoint; without any, MMDetection takes COCO's."""
+    from mmdet.apis import DetInferencer
+    from mmdet.evaluation import get_classes
+
+    name = "mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes"
+    cfg = read(name)
+    trained = complexity.build_model(cfg)
+    path = tmp_path / "trained.pth"
+    meta = dict(dataset_meta=dict(CLASSES=cfg.metainfo.classes))
+    torch.save(dict(state_dict=trained.state_dict(), meta=meta), path)
+    inferencer = DetInferencer(str(CONFIGS[name]), str(path), device="cpu", show_progress=False)
+    assert inferencer.model.dataset_meta["classes"] == cfg.metainfo.classes
+    result = inferencer(image(60, 96), return_vis=True, pred_score_thr=0)
+    (prediction,), (picture,) = result["predictions"], result["visualization"]
+    assert picture.shape == (60, 96, 3)
+    assert prediction["labels"] and set(prediction["labels"]) <= set(range(5))
+    number = len(prediction["labels"])
+    assert [len(prediction[key]) for key in ("scores", "bboxes", "masks")] == [number] * 3
+    assert np.all(np.asarray(prediction["bboxes"]) <= (96, 60, 96, 60))
+    assert prediction["masks"][0]["size"] == [60, 96]
+
+    torch.save(dict(state_dict=trained.state_dict()), path)
+    with pytest.warns(UserWarning, match="COCO classes"):
+        bare = DetInferencer(str(CONFIGS[name]), str(path), device="cpu", show_progress=False)
+    assert bare.model.dataset_meta["classes"] == get_classes("coco")

@@ -1,0 +1,202 @@
+"""Count the parameters and multiply-adds of a config's model, or print the paper's tables beside.
+
+Multiply-adds of convolutions and fully connected layers are what papers call FLOPs. Products of two
+maps (attention) stand apart; biases, norms, activations, pooling and resizing are not counted.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "config",
+        nargs="?",
+        help="config file, or one of an installed package: "
+        "mmpretrain::resnet/resnet50_8xb32_in1k.py",
+    )
+    parser.add_argument(
+        "--shape",
+        nargs="+",
+        type=int,
+        metavar=("H", "W"),
+        help="height and width of the image, or a square's side (default: as the config tests)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="count with MMEngine's analysis, too, which computes"
+    )
+    parser.add_argument(
+        "--paper",
+        action="store_true",
+        help="print tables 2, 3 and 4 of the paper with our counts of all networks of which "
+        "MMPretrain or MMDetection have a config (half a minute)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the exact numbers, too")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. model.backbone.arch=C",
+    )
+    return parser.parse_args()
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = (
+        [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
+        for cells in (header, rule, *rows)
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: float | None, digits: int = 1, unit: float = 1) -> str:
+    """Format a number in units of ``unit``, or the dash that stands for none."""
+    return "–" if value is None else f"{value / unit:.{digits}f}"
+
+
+def count_config(args: argparse.Namespace) -> dict:
+    """Print what a config's model costs; return the exact numbers."""
+    from mmhcgnet import engine
+    from mmhcgnet.analysis import compare, complexity
+
+    path = compare.config_path(args.config) if "::" in args.config else args.config
+    cfg = engine.load_config(str(path), args.cfg_options)
+    engine.check_sections(cfg, "model")
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+        raise engine.UsageError(f"--shape takes a height and a width in pixels, got {args.shape}.")
+    size = args.shape and (args.shape[0], args.shape[-1])
+    shape = complexity.input_shape(cfg, size)
+    with engine.explain_misspelt_types():
+        model = complexity.build_model(cfg)
+    counts = complexity.count(model, shape)
+
+    print(f"{args.config}, one image of {' x '.join(map(str, shape))}\n")
+    parts = [name for name, part in counts.items() if name and any(dataclasses.astuple(part))]
+    rows = [
+        [
+            name or "total",
+            number(counts[name].params, 3, 1e6),
+            number(counts[name].multiply_adds, 4, 1e9),
+            number(counts[name].products, 4, 1e9),
+        ]
+        for name in [*parts, ""]
+    ]
+    print(table(["part", "parameters (M)", "multiply-adds (G)", "products (G)"], rows))
+    if proposals := complexity.number_of_proposals(model):
+        masks = ", its mask head 100" if getattr(model.roi_head, "with_mask", False) else ""
+        print(f"\nThe second stage gets {proposals} proposals{masks}.")
+    if layers := complexity.uncounted_layers(model):
+        print(f"\nNot counted, as only MMCV knows what they do: {', '.join(layers)}.")
+    result = dict(
+        config=args.config,
+        shape=shape,
+        **dataclasses.asdict(counts[""]),
+        parts={name: dataclasses.asdict(counts[name]) for name in parts},
+    )
+    if args.check:
+        counted = counts[""].multiply_adds + counts[""].products
+        traced = result["traced"] = complexity.count_by_tracing(model, shape)
+        print(
+            f"\nMultiply-adds and products: {counted:,} by PyTorch's FlopCounterMode, {traced:,} "
+            f"by MMEngine's FlopAnalyzer, {abs(traced - counted) / counted:.2%} apart."
+        )
+    return result
+
+
+def count_paper() -> dict:
+    """Print the paper's tables 2, 3 and 4 with our counts; return both."""
+    from mmhcgnet.analysis import compare
+
+    def counted(row: compare.Row, name: str, digits: int, unit: float) -> str:
+        computed = row.computed
+        return number(computed and getattr(computed, name), digits, unit)
+
+    print("Columns marked * are the paper's, the others are computed.\n")
+    cifar = compare.compare_cifar()
+    header = ["network", "params* (M)", "params (M), 10 / 100 classes", "multiply-adds (G)"]
+    rows = []
+    for row in cifar:
+        entry, computed = row.paper, row.computed
+        rows.append(
+            [
+                entry.name,
+                number(entry.params),
+                " / ".join(number(computed[n].params, 3, 1e6) for n in (10, 100))
+                if computed
+                else "–",
+                number(computed and computed[10].multiply_adds, 3, 1e9),
+                number(entry.cifar10, 2),
+                number(entry.cifar100, 2),
+            ]
+        )
+    print("Table 2: CIFAR, 32 x 32 pixels, test errors in per cent\n")
+    print(table([*header, "CIFAR-10*", "CIFAR-100*"], rows))
+
+    imagenet = compare.compare_imagenet()
+    header = ["network", "params* (M)", "params (M)", "FLOPs* (G)", "multiply-adds (G)"]
+    rows = [
+        [
+            (entry := row.paper).name,
+            number(entry.params),
+            counted(row, "params", 2, 1e6),
+            number(entry.flops),
+            counted(row, "multiply_adds", 2, 1e9),
+            number(entry.top1),
+            number(entry.top5),
+        ]
+        for row in imagenet
+    ]
+    print("\nTable 3: ImageNet, 224 x 224 pixels, errors in per cent\n")
+    print(table([*header, "top-1*", "top-5*"], rows))
+
+    coco = compare.compare_coco()
+    precisions = ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75")
+    rows = [
+        [
+            (entry := row.paper).name,
+            number(entry.params),
+            counted(row, "params", 2, 1e6),
+            number(entry.flops),
+            counted(row, "multiply_adds", 1, 1e9),
+            *(number(getattr(entry, name)) for name in precisions),
+        ]
+        for row in coco
+    ]
+    print("\nTable 4: Mask R-CNN on COCO, 1280 x 800 pixels, 1000 proposals, 100 masks\n")
+    columns = ["box AP*", "AP50*", "AP75*", "mask AP*", "AP50*", "AP75*"]
+    print(table([*header, *columns], rows))
+    theirs, ours = compare.flops_ratios(coco)
+    print(
+        f"\nHCGNet-B-FPN over ResNet-50-FPN: {theirs:.3f} of the FLOPs*, {ours:.3f} of the "
+        f"multiply-adds, {abs(ours / theirs - 1):.1%} apart."
+    )
+    return {"table 2": cifar, "table 3": imagenet, "table 4": coco}
+
+
+def main() -> None:
+    args = parse_args()
+    # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.engine import UsageError, report_usage_errors
+
+    with report_usage_errors():
+        if bool(args.config) == args.paper:
+            raise UsageError("Give either a config or --paper.")
+        result = count_paper() if args.paper else count_config(args)
+        if args.json:
+            os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(result, file, indent=2, default=dataclasses.asdict)
+                file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
