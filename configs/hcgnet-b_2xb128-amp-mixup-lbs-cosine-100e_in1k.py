@@ -9,5 +9,5 @@ param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=100, eta_
 train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="AmpOptimWrapper")  # with a dynamic loss scale
 custom_hooks = [dict(type="mmhcgnet.ChannelsLastHook")]

@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from mmhcgnet.engine import ops_lack_the_gpu
 
@@ -13,3 +14,12 @@ if ops_lack_the_gpu():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _default_scope_ends_with_the_test():
+    """A Runner or a config that is built sets MMEngine's scope for the rest of the process."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

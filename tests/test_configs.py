@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(CONFIGS.glob("*.py"))
@@ -22,12 +22,6 @@ PARAMETERS = {
     "b_in1k": 12_845_501,
     "c_in1k": 42_153_208,
 }
-
-
-@pytest.fixture(autouse=True)
-def _scope_ends_with_the_test():
-    with DefaultScope.overwrite_default_scope("mmengine"):
-        yield
 
 
 def load(path):

@@ -69,6 +69,7 @@ def train(args: argparse.Namespace) -> None:
         engine.drop_validation(cfg)
     if args.amp:
         engine.set_amp_training(cfg)
+    engine.check_amp_training(cfg)
     if args.auto_scale_lr:
         engine.set_auto_scale_lr(cfg)
     resuming = engine.set_resume(cfg, args.resume)

@@ -19,6 +19,7 @@ from .data_checks import check_data
 from .errors import MissingFileError, UsageError, explain_misspelt_types, report_usage_errors
 from .launch import prepare_distributed
 from .options import (
+    check_amp_training,
     decide_out_item,
     drop_validation,
     load_config,
@@ -32,6 +33,7 @@ from .options import (
 from .resume import drop_pretrained, set_resume
 
 __all__ = [
+    "check_amp_training",
     "MissingFileError",
     "UsageError",
     "check_checkpoint_path",

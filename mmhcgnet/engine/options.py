@@ -62,6 +62,19 @@ def set_amp_training(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 
+def check_amp_training(cfg: Config) -> None:
+    """Check that a config in mixed precision has a GPU to train on.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if cfg.optim_wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":
+        raise UsageError(
+            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and none is "
+            "there: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
+        )
+
+
 def set_auto_scale_lr(cfg: Config) -> None:
     """Scale the learning rate with the batch size of all processes (``--auto-scale-lr``).
 

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmhcgnet.engine import (
     UsageError,
+    check_amp_training,
     decide_out_item,
     drop_validation,
     set_amp_training,
@@ -13,6 +17,8 @@ from mmhcgnet.engine import (
     set_visualization,
     set_work_dir,
 )
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def test_work_dir_is_the_flag_then_the_configs_then_its_name(tmp_path):
@@ -46,6 +52,18 @@ def test_the_suffix_decides_what_out_writes(out, out_item, expected):
 def test_out_refuses_what_it_cannot_write(out, out_item):
     with pytest.raises(UsageError, match="--out"):
         decide_out_item(out, out_item)
+
+
+def test_a_config_in_mixed_precision_says_how_to_do_without(monkeypatch):
+    cfg = Config.fromfile(CONFIGS / "hcgnet-b_2xb128-amp-mixup-lbs-cosine-100e_in1k.py")
+    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cuda")
+    check_amp_training(cfg)
+    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cpu")
+    with pytest.raises(UsageError, match="optim_wrapper.type=OptimWrapper"):
+        check_amp_training(cfg)
+    cfg.merge_from_dict({"optim_wrapper.type": "OptimWrapper"})
+    check_amp_training(cfg)
+    build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
 
 
 def test_amp_keeps_a_loss_scale_and_needs_an_accelerator(monkeypatch):
