@@ -17,9 +17,6 @@ def _seed():
 
 
 @pytest.fixture(autouse=True)
-def _default_scope_ends_with_the_test():
+def _no_default_scope():
     """A Runner or a config that is built sets MMEngine's scope for the rest of the process."""
-    before = dict(DefaultScope._instance_dict)
-    yield
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
