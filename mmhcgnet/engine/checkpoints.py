@@ -193,12 +193,20 @@ class _Number:
         return np.frombuffer(data, kind.code, count=1)[0].item()
 
 
+class _Bytes:
+    """Bytes as pickle writes them; newer versions of PyTorch allow them by themselves."""
+
+    def __new__(cls, text: str, encoding: str) -> bytes:
+        return text.encode("latin1")
+
+
 # All that a file may ask for besides what PyTorch itself allows. It gets these stand-ins, which
 # do nothing else, and never the function or class that it names.
 _STAND_INS = [
     # PyTorch knows them by their module and name.
     type(name, (base,), dict(__module__=module))
     for module, name, base in (
+        ("_codecs", "encode", _Bytes),
         ("numpy", "dtype", _NumberType),
         ("numpy.core.multiarray", "scalar", _Number),  # NumPy 1
         ("numpy._core.multiarray", "scalar", _Number),  # NumPy 2
