@@ -1,8 +1,9 @@
 """Fine-tuning: from a detector trained on COCO to a data set with other classes.
 
-For your own data: copy this file, replace the data set base, and set ``num_classes`` in both
-heads and ``metainfo`` in every data set. The heads' class layers have other shapes than in the
-checkpoint; MMEngine lists them when it loads the rest and they start anew.
+For your own data: copy this file, replace the data set base (its images are resized to 96 pixels),
+and set ``num_classes`` in both heads and ``metainfo`` in every data set. The heads' class layers
+have other shapes than in the checkpoint; MMEngine lists them when it loads the rest and they start
+anew.
 """
 
 _base_ = ["./_base_/mask-rcnn_hcgnet-b_fpn.py", "./_base_/shapes_instance.py"]

@@ -161,7 +161,7 @@ Done.
   pictures    {pictures}/: {count} pairs, ground truth on the left, prediction on the right
   log         {work_dir}/<date>/<date>.log
   checkpoint  {checkpoint}
-Try next:
+Try next, after `. .venv/bin/activate`:
   python demo/run_demo.py --config configs/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
   the README's sections on training on COCO and on your own data set"""

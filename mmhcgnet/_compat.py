@@ -107,6 +107,21 @@ def _fail(problem: str, remove: list[str], line: str) -> None:
     )
 
 
+def install_command() -> str:
+    """The command that installs all MM packages of the line that is there."""
+    upstream = _PACKAGES[0].distributions["openmmlab"]
+    line = "openmmlab" if any(map(_is_installed, upstream)) else "onedl"
+    return f"pip install --no-build-isolation {_own_requirement(line)}"
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _own_requirement(line: str) -> str:
     """How pip is to name this package: pip knows an installed one, else by its source folder."""
     try:

@@ -77,6 +77,7 @@ def train(args: argparse.Namespace) -> None:
         engine.check_not_official(cfg.load_from)
     if not resuming:
         engine.check_pretrained_files(cfg.model)
+        engine.check_frozen_backbone(cfg)
     engine.check_data(cfg, "train", "val")
     engine.prepare_distributed(cfg, training=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.engine.checks import toolbox_missing
 from mmhcgnet.model_index import shipped_path
 
 from . import paper
@@ -40,10 +40,7 @@ def config_path(name: str) -> Path:
         return shipped_path(f"configs/{path}")
     spec = find_spec(package)
     if spec is None:
-        raise UsageError(
-            f"The config {name} needs {package}, which is not installed: "
-            "pip install 'mmhcgnet[onedl]', or 'mmhcgnet[openmmlab]' for the upstream packages."
-        )
+        raise toolbox_missing(name, package)
     return Path(spec.origin).parent / ".mim" / "configs" / path
 
 

@@ -8,6 +8,7 @@ from .checkpoints import (
 )
 from .checks import (
     check_checkpoint_path,
+    check_frozen_backbone,
     check_not_official,
     check_ops,
     check_pretrained_files,
@@ -38,6 +39,7 @@ __all__ = [
     "UsageError",
     "check_checkpoint_path",
     "check_data",
+    "check_frozen_backbone",
     "check_not_official",
     "check_ops",
     "check_pretrained_files",

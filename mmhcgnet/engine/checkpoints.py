@@ -216,5 +216,7 @@ _STAND_INS = [
         ("numpy._core.multiarray", "_reconstruct", _Ignored),
         ("mmengine.logging.history_buffer", "HistoryBuffer", _Ignored),
         ("builtins", "getattr", _Ignored),
+        # How this scheduler anneals; a scheduler that resumes is built by the config.
+        ("mmengine.optim.scheduler.param_scheduler", "OneCycleParamScheduler", _Ignored),
     )
 ]

@@ -6,10 +6,14 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.registry import MODELS
 
+from mmhcgnet._compat import install_command
 from mmhcgnet.models.pretrained import (
+    check_covers,
     check_pretrained_path,
     explain_official,
     find_weights,
@@ -20,7 +24,7 @@ from .checkpoints import read_checkpoint
 from .errors import MissingFileError, UsageError, did_you_mean
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
-_PACKAGES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
+TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
 
 
 def is_local(path: str) -> bool:
@@ -69,8 +73,11 @@ def check_checkpoint_path(path: str) -> None:
     if is_local(path) and not os.path.isfile(path):
         folder = Path(path).parent
         found = sorted(str(file) for file in folder.glob("*.pth"))
-        hint = f"{folder} holds {', '.join(found[-3:])}" if found else f"{folder} holds no .pth"
-        raise MissingFileError(f"The checkpoint {path} does not exist: {hint}.")
+        hint = f" ({folder} holds {', '.join(found[-3:])})" if found else ""
+        raise MissingFileError(
+            f"The checkpoint {path} does not exist{hint}: name one that does, where the config "
+            "names it with --cfg-options load_from=PATH."
+        )
 
 
 def check_not_official(path: str) -> None:
@@ -101,11 +108,16 @@ def check_sections(cfg: Config, *names: str) -> None:
             "config, not one of the parts that others inherit as _base_."
         )
     scope = cfg.get("default_scope")
-    if scope in _PACKAGES and find_spec(scope) is None:
-        raise UsageError(
-            f"The config {cfg.filename} needs {_PACKAGES[scope]}, which is not installed: "
-            "pip install 'mmhcgnet[onedl]', or 'mmhcgnet[openmmlab]' for the upstream packages."
-        )
+    if scope in TOOLBOXES and find_spec(scope) is None:
+        raise toolbox_missing(cfg.filename, scope)
+
+
+def toolbox_missing(config: str, package: str) -> UsageError:
+    """Say how to install the package that a config needs, from the MM line that is there."""
+    return UsageError(
+        f"The config {config} needs {TOOLBOXES[package]}, which is not installed: with PyTorch "
+        f"installed, run: {install_command()}"
+    )
 
 
 def ops_lack_the_gpu() -> bool:
@@ -144,6 +156,32 @@ def check_pretrained_files(model: ConfigDict) -> None:
             except FileNotFoundError as error:
                 raise MissingFileError(str(error)) from error
             check_not_official(node["checkpoint"])
+
+
+def check_frozen_backbone(cfg: Config) -> None:
+    """Check that something gives weights to an HCGNet of which a part is frozen.
+
+    Raises:
+        UsageError: If nothing does.
+        PretrainedMismatchError: If a local ``load_from`` lacks a tensor of the backbone.
+    """
+    backbone = cfg.model.get("backbone") or {}
+    frozen = backbone.get("frozen_stages", -1)
+    if not str(backbone.get("type")).endswith("HCGNet") or frozen < 0:
+        return
+    if any(str(node.get("type")).startswith("Pretrained") for node in _dicts(backbone)):
+        return
+    path = cfg.get("load_from")
+    if not path:
+        raise UsageError(
+            f"The config freezes a part of the backbone (frozen_stages={frozen}) to which nothing "
+            "gives weights: pass --cfg-options load_from=PATH, name weights in "
+            "model.backbone.init_cfg, or train all of it with model.backbone.frozen_stages=-1."
+        )
+    if is_local(path):
+        with torch.device("meta"):
+            network = MODELS.build(backbone)
+        check_covers(network, find_weights(read_checkpoint(path)), path, "backbone.")
 
 
 def _dicts(node: object) -> list[dict]:

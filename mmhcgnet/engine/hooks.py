@@ -35,10 +35,19 @@ class ChannelsLastHook(Hook):
         self._convert(runner)
 
     def _convert(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        model.backbone.to(memory_format=torch.channels_last)
+        model = runner.model
+        while not hasattr(model, "backbone"):  # test-time augmentation wraps, too
+            model = model.module
+        if not is_model_wrapper(runner.model):
+            # DDP has laid out its buckets by the weights' strides: there, images alone are turned.
+            model.backbone.to(memory_format=torch.channels_last)
         if _hand_on not in model.backbone._forward_hooks.values():
+            model.backbone.register_forward_pre_hook(_turn)
             model.backbone.register_forward_hook(_hand_on)
+
+
+def _turn(backbone: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return (inputs[0].contiguous(memory_format=torch.channels_last),)
 
 
 def _hand_on(backbone: nn.Module, inputs: tuple, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

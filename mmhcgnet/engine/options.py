@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 
-from .checks import check_config_path
+from .checks import TOOLBOXES, check_config_path, toolbox_missing
 from .errors import UsageError
 
 
@@ -29,6 +29,10 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except (FileNotFoundError, ModuleNotFoundError) as error:
+        for package in TOOLBOXES:
+            # MMEngine would have one install the upstream package, beside whichever line is there.
+            if f"{package} is not installed" in str(error):
+                raise toolbox_missing(path, package) from error
         raise UsageError(f"The config {path} cannot be read: {error}") from error
     for option in cfg_options or []:
         if "=" not in option:

@@ -45,6 +45,15 @@ def _check_file(backbone: nn.Module, path: str, prefix: str) -> None:
     weights = find_weights(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
     if layout := official_layout(weights):
         raise PretrainedMismatchError(explain_official(path, layout))
+    check_covers(backbone, weights, path, prefix)
+
+
+def check_covers(backbone: nn.Module, weights: dict, path: str, prefix: str) -> None:
+    """Check that weights read from ``path`` hold every tensor of the backbone.
+
+    Raises:
+        PretrainedMismatchError: If one is missing or of another shape.
+    """
     found = {
         name.removeprefix(prefix): tensor.shape
         for name, tensor in weights.items()
@@ -69,10 +78,11 @@ def check_pretrained_path(path: str) -> None:
     """Raise a ``FileNotFoundError`` if ``path`` is a local file that does not exist."""
     if "://" not in path and not osp.isfile(path):
         raise FileNotFoundError(
-            f"The pretrained backbone weights {path} are not there: put an MMPretrain checkpoint "
-            "of this backbone (keys 'backbone.*') at that path or name yours in "
-            "model.backbone.init_cfg.checkpoint, or train from scratch with a config that has "
-            "'scratch' in its name."
+            f"The pretrained backbone weights {path} are not there: convert the authors' with "
+            "tools/model_converters/official_to_mmpretrain.py, train some with one of "
+            "configs/hcgnet-*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
+            "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "
+            "with configs/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py."
         )
 
 

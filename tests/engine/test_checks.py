@@ -47,7 +47,7 @@ def test_cfg_options_are_merged_and_must_be_pairs(tmp_path):
 
 
 def test_a_missing_checkpoint_names_what_is_there(tmp_path):
-    with pytest.raises(MissingFileError, match="holds no .pth"):
+    with pytest.raises(MissingFileError, match="does not exist: name one that does"):
         check_checkpoint_path(f"{tmp_path}/epoch_1.pth")
     (tmp_path / "epoch_12.pth").write_text("")
     with pytest.raises(MissingFileError, match=r"holds .*epoch_12\.pth"):
@@ -64,7 +64,7 @@ def test_missing_sections_are_named():
 def test_a_toolbox_that_is_not_installed_is_named(monkeypatch):
     cfg = Config(dict(default_scope="mmdet", model=dict()))
     monkeypatch.setattr("mmhcgnet.engine.checks.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs MMDetection, which is not installed: pip install"):
+    with pytest.raises(UsageError, match="needs MMDetection, which is not installed: .*pip"):
         check_sections(cfg, "model")
 
 

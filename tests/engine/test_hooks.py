@@ -7,13 +7,23 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
 from mmhcgnet import HCGNet
 from mmhcgnet.engine import UsageError
 from mmhcgnet.models import DropBlock
+
+
+@MODEL_WRAPPERS.register_module()
+class Wrapper(nn.Module):
+    """What wraps a model in MMEngine's eyes."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
 
 ARCH = dict(depths=(1, 1), growth_rates=(8, 8))
 
@@ -54,6 +64,30 @@ def test_channels_last_changes_the_memory_and_not_the_numbers(runner, point):
     for old, new in zip(before, after, strict=True):
         assert new.is_contiguous()
         torch.testing.assert_close(new, old, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_leaves_the_weights_of_a_wrapped_model_as_they_are():
+    """DDP lays out its buckets by the weights' strides, before the hook runs."""
+    model = Model().eval()
+    strides = {name: p.stride() for name, p in model.named_parameters()}
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_train(
+        SimpleNamespace(model=Wrapper(model))
+    )
+    assert {name: p.stride() for name, p in model.named_parameters()} == strides
+    seen = []
+    model.backbone.stages[0].register_forward_hook(lambda module, inputs, out: seen.append(out))
+    maps = model.backbone(torch.randn(2, 3, 64, 48))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(x.is_contiguous() for x in maps)
+
+
+def test_channels_last_finds_the_backbone_behind_test_time_augmentation(runner):
+    augmented = nn.Module()
+    augmented.module = runner.model
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_test(
+        SimpleNamespace(model=augmented)
+    )
+    assert runner.model.backbone._forward_hooks
 
 
 def test_roi_align_gets_maps_that_it_reads_rightly(runner):

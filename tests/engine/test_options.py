@@ -10,6 +10,7 @@ from mmhcgnet.engine import (
     check_amp_training,
     decide_out_item,
     drop_validation,
+    load_config,
     set_amp_training,
     set_auto_scale_lr,
     set_dataloader_defaults,
@@ -180,3 +181,12 @@ def test_masks_cannot_be_merged():
     with pytest.raises(UsageError, match="model.roi_head.mask_head=None"):
         set_test_time_augmentation(detection(roi_head=dict(mask_head=dict(type="FCNMaskHead"))))
     set_test_time_augmentation(detection(roi_head=dict(mask_head=None)))
+
+
+def test_a_base_of_a_package_that_is_not_there_says_how_to_install_it(monkeypatch):
+    def absent(path):
+        raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
+
+    monkeypatch.setattr("mmhcgnet.engine.options.Config.fromfile", absent)
+    with pytest.raises(UsageError, match=r"needs MMDetection, .*mmhcgnet\[(onedl|openmmlab)\]"):
+        load_config(str(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py"))

@@ -101,6 +101,20 @@ def test_no_training_on_a_random_frozen_stem(work, resume):
     assert "scratch" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(work):
+    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py"
+    torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), work / "other.pth")
+    for load_from, part in (
+        ("other.pth", "missing (stem.0.conv.weight"),
+        ("None", "load_from=PATH"),
+    ):
+        result = run(
+            ROOT / "tools/train.py", config, "--cfg-options", f"load_from={load_from}", cwd=work
+        )
+        assert result.returncode == 2
+        assert part in result.stderr and "Traceback" not in result.stderr
+
+
 def test_missing_coco_names_layout_and_override(work):
     config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py"
     result = run(ROOT / "tools/train.py", config, cwd=work)
