@@ -114,9 +114,10 @@ def check_sections(cfg: Config, *names: str) -> None:
 
 def toolbox_missing(config: str, package: str) -> UsageError:
     """Say how to install the package that a config needs, from the MM line that is there."""
+    name = TOOLBOXES.get(package, package)
     return UsageError(
-        f"The config {config} needs {TOOLBOXES[package]}, which is not installed: with PyTorch "
-        f"installed, run: {install_command()}"
+        f"The config {config} needs {name}, which is not installed: with PyTorch installed, run: "
+        f"{install_command()}"
     )
 
 
