@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,15 +20,22 @@ def register_classifiers() -> None:
 
     Where MMPretrain is not installed, or the package was copied without what it ships, there is
     nothing to do. Detectors stay out: MMPretrain could not run them.
+
+    This runs when the package is imported, also for detectors, which need no MMPretrain. So one
+    that does not fit is a warning here, whatever it raises, and an error where it is used.
     """
-    metafile = shipped_path("configs/metafile_classification.yml")
-    if find_spec("mmpretrain") is None or not metafile.is_file():
-        return
     try:
+        metafile = shipped_path("configs/metafile_classification.yml")
+        if find_spec("mmpretrain") is None or not metafile.is_file():
+            return
         from mmpretrain.apis import ModelHub
-    except (ImportError, AssertionError):
-        # An MMPretrain that does not fit speaks up where it is used; detectors need none.
-        return
-    # The hub refuses a name that it has: this package was imported before and is reloaded.
-    with suppress(ValueError):
-        ModelHub.register_model_index(metafile, config_prefix=metafile.parents[1])
+
+        # The hub refuses a name that it has: this package was imported before and is reloaded.
+        with suppress(ValueError):
+            ModelHub.register_model_index(metafile, config_prefix=metafile.parents[1])
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        warnings.warn(
+            f"MMPretrain does not get to know the classifiers of mmhcgnet, as it fails: {reason}",
+            stacklevel=2,
+        )

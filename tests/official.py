@@ -114,6 +114,17 @@ def detector_shapes(arch: str) -> Shapes:
     return shapes | with_bias("mask_head.conv_logits", DETECTOR_CLASSES, 256, 1, 1)
 
 
+def zero_weights(shapes: Shapes, device: str = "cpu") -> State:
+    """Zeros of the types that PyTorch saves."""
+    counts = {name for name in shapes if name.endswith("num_batches_tracked")}
+    return {
+        name: torch.zeros(
+            shape, device=device, dtype=torch.int64 if name in counts else torch.float32
+        )
+        for name, shape in shapes.items()
+    }
+
+
 def random_weights(shapes: Shapes) -> State:
     """Random fp32 weights and statistics, with attention that is not too peaked for fp32."""
     state = random_state(shapes)

@@ -18,10 +18,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import nn
 from torch.nn import functional as F
 from torchvision import transforms
+from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import functional as TF
 
 from mmhcgnet.models import DropBlock
@@ -317,6 +318,23 @@ def test_imagenet_is_resized_and_cropped_as_by_torchvision(name, height, width, 
         assert torch.equal(inputs.flip(0), TF.pil_to_tensor(expected))
         seen = build_preprocessor(cfg)(dict(inputs=inputs[None]))["inputs"][0]
         torch.testing.assert_close(seen, normalised(expected, B), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("name", [B, COSINE])
+def test_imagenet_is_not_turned_by_exif_data_as_by_torchvision(name, orientation, tmp_path):
+    path = tmp_path / "image.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    # All colours at full size: how they are enlarged is a matter of the decoder.
+    Image.fromarray(draw(240, 320)).save(path, exif=exif, quality=95, subsampling=0)
+    expected = np.asarray(pil_loader(path))
+    assert not np.array_equal(expected, ImageOps.exif_transpose(Image.open(path)))
+    cfg = find(name)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        load = Compose(loader.dataset.pipeline).transforms[0]
+        seen = load(dict(img_path=str(path)))["img"][:, :, ::-1]
+        np.testing.assert_array_equal(seen, expected)
 
 
 def test_imagenet_is_cropped_at_random_as_by_torchvision(tmp_path):

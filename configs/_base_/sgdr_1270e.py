@@ -1,8 +1,6 @@
-"""SGDR (Loshchilov and Hutter, ICLR 2017) with seven cycles.
+"""SGDR as in sgdr_630e.py, with a seventh cycle."""
 
-In a cycle of T epochs, epoch t = 0, ..., T - 1 has the rate 0.1 * (1 + cos(pi * t / T)) / 2. The
-cycles double in length, from T_0 = 10; the run ends with its last cycle.
-"""
+_base_ = "./sgdr_630e.py"
 
 param_scheduler = [
     dict(
@@ -13,7 +11,4 @@ param_scheduler = [
         eta_min=0,
     )
 ]
-# Every cycle ends at a multiple of ten epochs.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=1270, val_interval=10)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+train_cfg = dict(max_epochs=1270)

@@ -11,6 +11,7 @@ from .layouts import CIFAR, IMAGENET, Pair, backbone_pairs, build_network
 from .matching import (
     Converted,
     LayoutError,
+    best_accuracy,
     check_layout,
     check_match,
     compact,
@@ -91,10 +92,12 @@ def mmpretrain_to_official(checkpoint: dict, arch: str | None = None) -> Convert
     }
     meta = stated_meta(checkpoint)
     epoch, accuracy = number(meta.get("epoch")), number(meta.get("accuracy"))
-    stated = {
-        "epoch": epoch,
-        "acc" if ARCHITECTURES[arch].stem == "cifar" else "best_acc": accuracy,
-    }
+    best = best_accuracy(checkpoint) if accuracy is None else None
+    if best is not None:
+        accuracy = best
+    # The authors' CIFAR program names it otherwise; the best so far keeps the name that says so.
+    key = "acc" if ARCHITECTURES[arch].stem == "cifar" and best is None else "best_acc"
+    stated = {"epoch": epoch, key: accuracy}
     stated = {name: value for name, value in stated.items() if value is not None}
     return Converted(
         arch=arch,
@@ -104,6 +107,7 @@ def mmpretrain_to_official(checkpoint: dict, arch: str | None = None) -> Convert
         state_dict=state_dict,
         checkpoint=dict(net=state_dict, **stated),
         file_name=_file_name(arch, num_classes, "official"),
+        best_so_far=best is not None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Converted:
         state_dict: The tensors in the new layout.
         checkpoint: What is to be written, the tensors included.
         file_name: Name of the file that our configs expect, if they expect one.
+        best_so_far: Whether the accuracy is the best of a training up to this epoch, as MMEngine
+            keeps it, and maybe not that of these very weights.
     """
 
     arch: str
@@ -40,6 +43,7 @@ class Converted:
     state_dict: dict[str, Tensor]
     checkpoint: dict
     file_name: str | None
+    best_so_far: bool = False
 
 
 def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -113,6 +117,9 @@ def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str 
 def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], what: str) -> None:
     """Check that the weights are exactly the wanted ones.
 
+    They may have any precision, which the converters keep: PyTorch loads half precision into a
+    network in fp32. What counts batches is an integer of 64 bits.
+
     Args:
         weights: Tensors by name.
         wanted: Shapes by name.
@@ -120,17 +127,25 @@ def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], w
         what: What has these shapes, for the message.
 
     Raises:
-        LayoutError: If not. It lists what is missing, unknown, of another shape or twice there.
+        LayoutError: If not. It lists what is missing, unknown, of another shape or type, or twice
+            there.
     """
     other = [
         f"{name} {_shape(weights[name])} instead of {shape}"
         for name, shape in wanted.items()
         if name in weights and _shape(weights[name]) != shape
     ]
+    other_type = [
+        f"{name} {str(weights[name].dtype).removeprefix('torch.')} instead of {wanted_type}"
+        for name in wanted
+        if isinstance(weights.get(name), Tensor)
+        and (wanted_type := _other_type(name, weights[name].dtype))
+    ]
     problems = {
         "missing": [name for name in wanted if name not in weights],
         "unknown": [_readable(name) for name in weights if name not in wanted],
         "of another shape": other,
+        "of another type": other_type,
         "twice, with and without 'module.'": [_readable(name) for name in twice],
     }
     problems = [listed(names, kind) for kind, names in problems.items() if names]
@@ -147,6 +162,19 @@ def stated_meta(checkpoint: dict) -> dict:
     """The ``meta`` of an MM checkpoint; empty where there is none."""
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, dict) else {}
+
+
+def best_accuracy(checkpoint: dict) -> float | None:
+    """The best top-1 accuracy of a training so far, in per cent, where MMEngine's file states it.
+
+    MMEngine states the score without the metric's name, which only the best checkpoint's has.
+    """
+    hub = checkpoint.get("message_hub")
+    info = hub.get("runtime_info") if isinstance(hub, dict) else None
+    if not isinstance(info, dict):
+        return None
+    best = os.path.basename(str(info.get("best_ckpt")))
+    return number(info.get("best_score")) if best.startswith("best_accuracy_top1_") else None
 
 
 def number(value: Any) -> float | None:
@@ -171,6 +199,13 @@ def _shape(value: Any) -> tuple[int, ...] | str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return tuple(value.shape) if value.layout is torch.strided else "a sparse tensor"
+
+
+def _other_type(name: str, dtype: torch.dtype) -> str | None:
+    """Say what a tensor of this name has to be, if it is something else."""
+    if name.endswith(".num_batches_tracked"):
+        return None if dtype == torch.int64 else "int64"
+    return None if dtype.is_floating_point else "a floating-point type"
 
 
 def _readable(name: str) -> str:

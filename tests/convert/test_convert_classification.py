@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 from mmpretrain.models import ImageClassifier
-from official import OfficialClassifier, classifier_shapes, random_weights
+from official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
 
 from mmhcgnet.convert import LayoutError, mmpretrain_to_official, official_to_mmpretrain
 
@@ -67,6 +67,49 @@ def test_logits_and_the_way_back(arch):
         assert tensor.dtype == before.dtype and torch.equal(tensor, before), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_precision_is_kept(dtype):
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in official("A1").items()
+    }
+    converted = official_to_mmpretrain(weights)
+    returned = mmpretrain_to_official(converted.checkpoint).state_dict
+    for name, tensor in prefixed(weights).items():
+        assert returned[name].dtype == tensor.dtype and torch.equal(returned[name], tensor), name
+    # … and load into a network in fp32.
+    state = classifier("A1").load_state_dict(converted.state_dict, strict=True)
+    assert not state.missing_keys
+
+
+def trained(arch, **runtime_info):
+    """What MMEngine saves of a training, with these entries about its best checkpoint."""
+    state_dict = official_to_mmpretrain(official(arch)).state_dict
+    hub = dict(runtime_info=dict(epoch=9, iter=99, **runtime_info))
+    return dict(meta=dict(epoch=10), state_dict=state_dict, message_hub=hub)
+
+
+@pytest.mark.parametrize("score", [96.5, torch.tensor(96.5)], ids=["float", "tensor"])
+def test_the_way_back_states_the_best_accuracy_of_our_training(score):
+    best_ckpt = "work_dirs/a1/best_accuracy_top1_epoch_7.pth"
+    back = mmpretrain_to_official(trained("A1", best_score=score, best_ckpt=best_ckpt))
+    assert (back.epoch, back.accuracy, back.best_so_far) == (10, 96.5, True)
+    # Also for CIFAR, where the authors' ``acc`` would be that of these very weights.
+    assert {k: v for k, v in back.checkpoint.items() if k != "net"} == dict(epoch=10, best_acc=96.5)
+    assert official_to_mmpretrain(back.checkpoint).accuracy == 96.5
+
+
+@pytest.mark.parametrize(
+    "runtime_info",
+    [{}, dict(best_score=0.3, best_ckpt="best_loss_epoch_7.pth"), dict(best_score=0.3)],
+    ids=["none", "another-metric", "no-name"],
+)
+def test_no_other_score_passes_for_the_accuracy(runtime_info):
+    back = mmpretrain_to_official(trained("A1", **runtime_info))
+    assert (back.epoch, back.accuracy, back.best_so_far) == (10, None, False)
+    assert set(back.checkpoint) == {"net", "epoch"}
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -94,8 +137,7 @@ def test_file_names_are_those_of_our_configs():
         ("A1", 1000): None,
     }
     for (arch, classes), name in names.items():
-        shapes = classifier_shapes(arch, classes)
-        weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        weights = zero_weights(classifier_shapes(arch, classes), device="meta")
         assert official_to_mmpretrain(weights).file_name == name
 
 
@@ -141,13 +183,25 @@ def change(name, tensor):
             r"1 .* \(classifier\.bias a sparse tensor instead of \(10,\)\)$",
         ),
         (
+            change("classifier.bias", torch.ones(10, dtype=torch.int64)),
+            r"1 of another type \(classifier\.bias int64 instead of a floating-point type\)$",
+        ),
+        (
+            change("classifier.bias", torch.ones(10, dtype=torch.complex64)),
+            r"1 of another type \(classifier\.bias complex64 instead of a floating-point type\)$",
+        ),
+        (
+            change("features.norm5.num_batches_tracked", torch.ones(())),
+            r"1 .* \(features\.norm5\.num_batches_tracked float32 instead of int64\)$",
+        ),
+        (
             change("module.features.conv0.weight", torch.ones(24, 3, 3, 3)),
             r"1 twice, with and without 'module\.' \(features\.conv0\.weight\)$",
         ),
     ],
     ids=[
         *("missing", "no-num-batches", "no-classifier", "unknown", "unprintable", "shape"),
-        *("classes", "no-tensor", "sparse", "duplicate"),
+        *("classes", "no-tensor", "sparse", "integers", "complex", "count", "duplicate"),
     ],
 )
 def test_what_does_not_match_is_listed(damage, sentence):

@@ -13,6 +13,7 @@ from official import (
     classifier_shapes,
     detector_shapes,
     random_weights,
+    zero_weights,
 )
 
 from mmhcgnet.convert import LayoutError, official_to_mmdet
@@ -116,7 +117,7 @@ def test_names_of_classes_are_kept(official):
 
 
 def without_memory(shapes):
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return zero_weights(shapes, device="meta")
 
 
 def test_another_backbone_and_other_classes():
