@@ -120,6 +120,11 @@ def save_pictures(results: Path, folder: Path, threshold: float, scale: int = 3)
     return len(predictions)
 
 
+def latest_log(work_dir: Path) -> Path:
+    """Find the log of the last training in a work directory; its tests lie a folder deeper."""
+    return max(work_dir.glob("*/*.log"), key=os.path.getmtime)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -159,7 +164,7 @@ def main() -> None:
         f"""
 Done.
   pictures    {pictures}/: {count} pairs, ground truth on the left, prediction on the right
-  log         {work_dir}/<date>/<date>.log
+  log         {latest_log(work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:
   python demo/run_demo.py --config configs/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\

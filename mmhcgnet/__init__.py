@@ -6,11 +6,18 @@ from ._compat import check_dependencies
 # installation should end in one clear sentence instead of a traceback from inside them.
 check_dependencies()
 
-from .engine.hooks import ChannelsLastHook, DropBlockHook  # noqa: E402
+from .engine.hooks import ChannelsLastHook, DeployHook, DropBlockHook  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
 from .models import DropoutNeck, HCGNet  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ["ChannelsLastHook", "DropBlockHook", "DropoutNeck", "HCGNet", "__version__"]
+__all__ = [
+    "ChannelsLastHook",
+    "DeployHook",
+    "DropBlockHook",
+    "DropoutNeck",
+    "HCGNet",
+    "__version__",
+]
 
 register_classifiers()

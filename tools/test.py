@@ -38,6 +38,13 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="test-time augmentation: the config's tta_model and tta_pipeline, else flips",
     )
+    parser.add_argument(
+        "--deploy",
+        action="store_true",
+        help="test the deployed form of the model (its parts with a method switch_to_deploy, such "
+        "as HCGNet), which is faster and cannot be undone; the checkpoint stays as it is, and of "
+        "a training with EMAHook the averaged weights are tested",
+    )
     parser.add_argument("--amp", action="store_true", help="test in mixed precision")
     parser.add_argument(
         "--no-pin-memory", action="store_true", help="do not pin memory in the dataloaders"
@@ -75,6 +82,7 @@ def test(args: argparse.Namespace) -> None:
     engine.check_ops(cfg)
     engine.check_checkpoint_path(args.checkpoint)
     engine.check_not_official(args.checkpoint)
+    engine.check_deployed_alike(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
@@ -84,6 +92,8 @@ def test(args: argparse.Namespace) -> None:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         engine.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
+    if args.deploy:
+        engine.set_deploy(cfg)
     if args.tta:
         engine.set_test_time_augmentation(cfg)
     engine.check_data(cfg, "test")
@@ -106,10 +116,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.engine import end_distributed, report_usage_errors
 
     with report_usage_errors(args.launcher):
         test(args)
+        end_distributed()
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ def train(args: argparse.Namespace) -> None:
     engine.register_safetensors()
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
+    engine.check_trainable(cfg)
     engine.check_ops(cfg)
     cfg.launcher = args.launcher
     engine.set_work_dir(cfg, args.work_dir)
@@ -75,6 +76,7 @@ def train(args: argparse.Namespace) -> None:
     resuming = engine.set_resume(cfg, args.resume)
     if cfg.get("load_from"):
         engine.check_not_official(cfg.load_from)
+        engine.check_deployed_alike(cfg, cfg.load_from)
     if not resuming:
         engine.check_pretrained_files(cfg.model)
         engine.check_frozen_backbone(cfg)
@@ -97,10 +99,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.engine import end_distributed, report_usage_errors
 
     with report_usage_errors(args.launcher):
         train(args)
+        end_distributed()
 
 
 if __name__ == "__main__":

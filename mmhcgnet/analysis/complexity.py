@@ -16,12 +16,12 @@ import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mmhcgnet.engine.building import build_model as build_model
 from mmhcgnet.engine.errors import UsageError
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
@@ -42,17 +42,6 @@ class Complexity:
     params: int
     multiply_adds: int
     products: int
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config in its ``default_scope``, without loading weights."""
-    model, scope = copy.deepcopy(cfg.model), cfg.get("default_scope")
-    if scope == "mmpretrain":
-        model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
-        if "train_cfg" in model:
-            model.train_cfg = None  # MMPretrain would report what it does for mixup
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(model)
 
 
 def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, int, int]:
@@ -84,6 +73,17 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
     divisor = preprocessor.get("pad_size_divisor", 1)
     height, width = (-(-side // divisor) * divisor for side in size)
     return in_channels, height, width
+
+
+def read_size(values: Sequence[int]) -> tuple[int, int]:
+    """Read the ``--shape`` of a tool: height and width, or a square's side.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if len(values) not in (1, 2) or min(values) < 1:
+        raise UsageError(f"--shape takes a height and a width in pixels, got {values}.")
+    return values[0], values[-1]
 
 
 def _size_after(transform: dict[str, Any], size: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -217,20 +217,27 @@ def _without_data(model: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Mod
     )
     probe.forward = partial(probe.forward, data_samples=[sample], mode="tensor")
     if number := number_of_proposals(probe):
-        probe.rpn_head.predict = partial(_propose_all_of_it, probe.rpn_head, size, number)
+        all_of_it = image.new_tensor([[0, 0, size[1], size[0]]]).repeat(number, 1)
+        probe.rpn_head.predict = partial(propose, probe.rpn_head, [all_of_it])
     for module in probe.modules():
         if type(module).__name__ == "SingleRoIExtractor":
             module.forward = partial(_extract_zeros, module)
     return probe, image
 
 
-def _propose_all_of_it(
-    rpn_head: nn.Module, size: tuple[int, int], number: int, maps: Sequence[Tensor], *_, **__
+def propose(
+    rpn_head: nn.Module, proposals: Sequence[Tensor], maps: Sequence[Tensor], *_, **__
 ) -> list[InstanceData]:
-    height, width = size
-    boxes = maps[0].new_tensor([[0, 0, width, height]]).repeat(number, 1)
+    """Stand in for the ``predict`` of an RPN: do its work and hand on given proposals.
+
+    Args:
+        rpn_head: The RPN.
+        proposals: Boxes for each image, ``(P, 4)`` as ``(x1, y1, x2, y2)`` in pixels.
+        maps: What the RPN reads.
+    """
     scores, deltas = rpn_head(maps)
-    return [InstanceData(bboxes=boxes + _nothing_of(*scores, *deltas))]
+    nothing = _nothing_of(*scores, *deltas)
+    return [InstanceData(bboxes=boxes + nothing) for boxes in proposals]
 
 
 def _extract_zeros(extractor: nn.Module, maps: Sequence[Tensor], rois: Tensor, *_, **__) -> Tensor:

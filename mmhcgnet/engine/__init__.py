@@ -8,17 +8,20 @@ from .checkpoints import (
 )
 from .checks import (
     check_checkpoint_path,
+    check_deployed_alike,
     check_frozen_backbone,
     check_not_official,
     check_ops,
     check_pretrained_files,
     check_sections,
+    check_trainable,
     ops_lack_the_gpu,
 )
-from .conversion import convert_file, make_parser
+from .conversion import add_output_arguments, convert_file, make_parser
 from .data_checks import check_data
+from .deployment import deploy_file, switch_to_deploy
 from .errors import MissingFileError, UsageError, explain_misspelt_types, report_usage_errors
-from .launch import prepare_distributed
+from .launch import end_distributed, prepare_distributed
 from .options import (
     check_amp_training,
     decide_out_item,
@@ -27,6 +30,7 @@ from .options import (
     set_amp_training,
     set_auto_scale_lr,
     set_dataloader_defaults,
+    set_deploy,
     set_test_time_augmentation,
     set_visualization,
     set_work_dir,
@@ -37,18 +41,23 @@ __all__ = [
     "check_amp_training",
     "MissingFileError",
     "UsageError",
+    "add_output_arguments",
     "check_checkpoint_path",
     "check_data",
+    "check_deployed_alike",
     "check_frozen_backbone",
     "check_not_official",
     "check_ops",
     "check_pretrained_files",
     "check_sections",
+    "check_trainable",
     "convert_file",
     "decide_out_item",
+    "deploy_file",
     "drop_pretrained",
     "drop_validation",
     "encode_checkpoint",
+    "end_distributed",
     "explain_misspelt_types",
     "load_config",
     "make_parser",
@@ -60,9 +69,11 @@ __all__ = [
     "set_amp_training",
     "set_auto_scale_lr",
     "set_dataloader_defaults",
+    "set_deploy",
     "set_resume",
     "set_test_time_augmentation",
     "set_visualization",
     "set_work_dir",
+    "switch_to_deploy",
     "write_atomically",
 ]

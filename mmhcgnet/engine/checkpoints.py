@@ -21,6 +21,7 @@ from mmhcgnet.models.pretrained import find_weights
 from .errors import UsageError
 
 SAFETENSORS = ".safetensors"
+_BESIDE = "mmhcgnet"  # the entry of the metadata with what stands beside the tensors
 _REFUSED = re.compile(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)")
 
 
@@ -34,10 +35,12 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         path: A local file; one of safetensors ends in ``.safetensors``.
 
     Returns:
-        What the file holds, on the CPU; of safetensors, ``{'meta': …, 'state_dict': …}``.
+        What the file holds, on the CPU; of safetensors, the tensors as ``state_dict`` and beside
+        them what :func:`encode_checkpoint` has added.
 
     Raises:
-        UsageError: If it cannot be read, or holds or asks for anything else.
+        UsageError: If it cannot be read, or holds or asks for anything else, or PyTorch is older
+            than 2.4.
     """
     try:
         checkpoint = _read_safetensors(path) if path.endswith(SAFETENSORS) else _read_torch(path)
@@ -63,16 +66,19 @@ def encode_checkpoint(checkpoint: dict[str, Any], path: str) -> bytes:
     """Turn a checkpoint into the content of a file.
 
     Args:
-        checkpoint: What to write. Safetensors can hold its tensors and, as JSON, its ``meta``.
+        checkpoint: What to write. Safetensors hold its tensors and, as JSON, all that stands
+            beside them, such as ``meta``.
         path: Tells the format by its end: safetensors or else PyTorch's.
 
     Raises:
         UsageError: If the package safetensors is needed and not installed.
     """
     if path.endswith(SAFETENSORS):
+        weights = find_weights(checkpoint)
+        beside = {key: value for key, value in checkpoint.items() if value is not weights}
         # One entry alone: safetensors writes several in an order that varies.
-        meta = dict(meta=json.dumps(checkpoint.get("meta", {})))
-        return _import_safetensors(path).torch.save(find_weights(checkpoint), metadata=meta)
+        metadata = {_BESIDE: json.dumps(beside)}
+        return _import_safetensors(path).torch.save(weights, metadata=metadata)
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
@@ -107,6 +113,11 @@ def write_atomically(path: str, content: bytes) -> None:
 
 
 def _read_torch(path: str) -> Any:
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        raise UsageError(
+            f"The checkpoint {path} is not read: to do so without running code from it takes "
+            f"PyTorch 2.4 or newer, and this is {torch.__version__}."
+        )
     # Before PyTorch 2.6, weights_only=True did not hold for the oldest format, an archive by tar.
     if tarfile.is_tarfile(path):
         raise UsageError(f"The checkpoint {path} is an archive by tar: unpack it first.")
@@ -147,10 +158,12 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             state_dict = {name: file.get_tensor(name) for name in file.keys()}
-            meta = json.loads((file.metadata() or {}).get("meta", "{}"))
+            beside = json.loads((file.metadata() or {}).get(_BESIDE, "{}"))
     except (safetensors.SafetensorError, ValueError) as error:
         raise UsageError(f"The checkpoint {path} cannot be read: {error}") from error
-    return dict(meta=meta, state_dict=state_dict)
+    if not isinstance(beside, dict):
+        raise UsageError(f"The checkpoint {path} cannot be read: its entry {_BESIDE} is no dict.")
+    return dict(beside, state_dict=state_dict)
 
 
 def _import_safetensors(path: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,6 +94,58 @@ def check_not_official(path: str) -> None:
     layout = official_layout(find_weights(read_checkpoint(path)))
     if layout is not None:
         raise UsageError(explain_official(path, layout))
+
+
+def check_trainable(cfg: Config) -> None:
+    """Check that a config does not train an HCGNet in the deployed form.
+
+    Raises:
+        UsageError: If it does.
+    """
+    if has_deployed_hcgnet(cfg):
+        raise UsageError(
+            "The config's HCGNet is deployed (model.backbone.deploy=True) and cannot be trained: "
+            "leave deploy=True out."
+        )
+
+
+def check_deployed_alike(cfg: Config, path: str) -> None:
+    """Check that config and local checkpoint agree on whether HCGNet is deployed; URLs pass.
+
+    The tensors have other names then: MMEngine would load what fits and leave the rest random.
+
+    Raises:
+        UsageError: If they do not.
+    """
+    if not _has_hcgnet(cfg) or not is_local(path):
+        return
+    file_deployed = holds_deployed(find_weights(read_checkpoint(path)))
+    if file_deployed and not has_deployed_hcgnet(cfg):
+        raise UsageError(
+            f"The checkpoint {path} is of a deployed HCGNet and the config's is none: to test it "
+            "pass --cfg-options model.backbone.deploy=True, and to train name the checkpoint that "
+            "it was made of."
+        )
+    if has_deployed_hcgnet(cfg) and not file_deployed:
+        raise UsageError(
+            f"The config's HCGNet is deployed (model.backbone.deploy=True) and the checkpoint "
+            f"{path} is of one that is not: leave deploy=True out and pass --deploy, or convert "
+            f"the file with `python tools/model_converters/deploy.py CONFIG {path}`."
+        )
+
+
+def holds_deployed(names: Iterable[str]) -> bool:
+    """Tell the weights of a deployed HCGNet by the names of the tensors."""
+    return any(str(name).endswith(".squeeze1.norm.low") for name in names)
+
+
+def _has_hcgnet(cfg: Config) -> bool:
+    return str((cfg.model.get("backbone") or {}).get("type")).endswith("HCGNet")
+
+
+def has_deployed_hcgnet(cfg: Config) -> bool:
+    """Tell whether a config builds an HCGNet in the deployed form."""
+    return _has_hcgnet(cfg) and bool(cfg.model.backbone.get("deploy"))
 
 
 def check_sections(cfg: Config, *names: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mmhcgnet.convert import Converted, LayoutError
 from mmhcgnet.models import ARCHITECTURES
+from mmhcgnet.models.pretrained import find_weights
 
 from .checkpoints import encode_checkpoint, read_checkpoint, write_atomically
 from .checks import check_checkpoint_path
@@ -32,17 +33,28 @@ def make_parser(description: str, source: str, default: str) -> argparse.Argumen
     """
     parser = argparse.ArgumentParser(description=description, epilog=TERMS)
     parser.add_argument("src", help=source)
-    parser.add_argument(
-        "dst",
-        nargs="?",
-        help=f"file to write; one that ends in .safetensors is written in that format (default: "
-        f"{FOLDER}/{default})",
-    )
+    add_output_arguments(parser, f"{FOLDER}/{default}")
     parser.add_argument(
         "--arch",
         type=str.upper,
         choices=list(ARCHITECTURES),
         help="refuse a checkpoint of another network (default: the shapes tell which one it is)",
+    )
+    return parser
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add what all converters let one say about the file that they write.
+
+    Args:
+        parser: The parser.
+        default: What is written by default.
+    """
+    parser.add_argument(
+        "dst",
+        nargs="?",
+        help=f"file to write; one that ends in .safetensors is written in that format (default: "
+        f"{default})",
     )
     parser.add_argument(
         "--publish",
@@ -50,7 +62,6 @@ def make_parser(description: str, source: str, default: str) -> argparse.Argumen
         help="add the date and the first 8 digits of the SHA-256 to the file's name",
     )
     parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
-    return parser
 
 
 def convert_file(
@@ -86,7 +97,8 @@ def convert_file(
     except LayoutError as error:
         raise UsageError(f"{src} cannot be converted: {error}.") from error
     network = f"HCGNet-{converted.arch} with {converted.num_classes} classes"
-    stated = {"epoch": converted.epoch, "accuracy": converted.accuracy}
+    accuracy = "best accuracy so far" if converted.best_so_far else "accuracy"
+    stated = {"epoch": converted.epoch, accuracy: converted.accuracy}
     facts = [f"{key} {'not stated' if fact is None else fact}" for key, fact in stated.items()]
     print(f"read {src}: {network}, {', '.join(facts)}", flush=True)
 
@@ -94,7 +106,28 @@ def convert_file(
         if converted.file_name is None:
             raise UsageError(f"There is no usual name for {network}: name the file to write.")
         dst = os.path.join(FOLDER, converted.file_name)
-    content = encode_checkpoint(converted.checkpoint, dst)
+    dst = write_converted(converted.checkpoint, src, dst, publish, force)
+    print(TERMS, flush=True)
+    return dst
+
+
+def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: bool) -> str:
+    """Write a converted checkpoint and print its name and its SHA-256.
+
+    Args:
+        checkpoint: What to write.
+        src: The file that it was made of.
+        dst: The file to write.
+        publish: Add date and hash to the name, as MMPretrain's ``publish_model.py`` does.
+        force: Overwrite an existing file.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UsageError: If it is there already or cannot be written.
+    """
+    content = encode_checkpoint(checkpoint, dst)
     sha256 = hashlib.sha256(content).hexdigest()
     if publish:
         stem, suffix = os.path.splitext(dst)
@@ -108,6 +141,6 @@ def convert_file(
         write_atomically(dst, content)
     except OSError as error:
         raise UsageError(f"{dst} cannot be written: {error}") from error
-    print(f"wrote {dst}: {len(converted.state_dict)} tensors, SHA-256 {sha256}")
-    print(TERMS, flush=True)
+    tensors = len(find_weights(checkpoint))
+    print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)
     return dst

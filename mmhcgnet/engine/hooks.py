@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mmhcgnet.models import DropBlock
 
+from .deployment import switch_to_deploy
 from .errors import UsageError
 
 
@@ -55,13 +57,42 @@ def _hand_on(backbone: nn.Module, inputs: tuple, maps: tuple[Tensor, ...]) -> tu
 
 
 @HOOKS.register_module()
+class DeployHook(Hook):
+    """Test the model in its deployed form, as ``--deploy`` of ``tools/test.py`` does.
+
+    It switches all parts that have MMPretrain's method ``switch_to_deploy``, for good: the model
+    cannot be trained thereafter.
+    """
+
+    # Before ChannelsLastHook, which is to convert the deployed weights.
+    priority = "HIGH"
+
+    def before_test(self, runner: Runner) -> None:
+        """Switch the model.
+
+        Raises:
+            UsageError: If there is nothing to switch, it cannot be switched, or an ``EMAHook``
+                would exchange its weights.
+        """
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise UsageError(
+                "An EMAHook exchanges the model's weights in a test, and those of a deployed model "
+                "are others: drop it from custom_hooks, as a checkpoint's state_dict holds the "
+                "averaged weights already."
+            )
+        parts = switch_to_deploy(runner.model)
+        print_log(f"Deployed: {', '.join(parts)}", logger="current")
+
+
+@HOOKS.register_module()
 class DropBlockHook(Hook):
     """Let the probability of DropBlock follow the learning rate's cycles.
 
     In an epoch with the rate ``lr`` it is ``drop_prob * (1 - lr / lr_0)``, with ``lr_0`` the rate
     of the optimiser's config: under SGDR nothing is dropped where a cycle begins, and ``drop_prob``
-    where it ends. That it rises is our choice, from the paper of DropBlock, where it does so over
-    the training. It depends on nothing but the rate, which a resumed run has back already.
+    where it ends. At a rate that no scheduler changes, nothing is ever dropped. That it rises is
+    our choice, from the paper of DropBlock, where it does so over the training. It depends on
+    nothing but the rate, which a resumed run has back already.
     """
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -71,7 +102,8 @@ class DropBlockHook(Hook):
             UsageError: If the model has none.
         """
         group = runner.optim_wrapper.param_groups[0]
-        strength = 1 - group["lr"] / group["initial_lr"]
+        # The schedulers note the rate that they start from.
+        strength = 1 - group["lr"] / group.get("initial_lr", group["lr"])
         layers = [m for m in runner.model.modules() if isinstance(m, DropBlock)]
         if not layers:
             raise UsageError(

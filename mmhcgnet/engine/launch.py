@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import subprocess
 
@@ -58,6 +59,18 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     wrapper.update(cfg.get("model_wrapper_cfg") or {})
     wrapper["device_ids"] = None
     cfg.model_wrapper_cfg = wrapper
+
+
+def end_distributed() -> None:
+    """Leave the process group, if there is one, at the end of a run.
+
+    A process that ends without leaving it may abort instead: gloo's threads are then still there
+    ("terminate called without an active exception"). To be called when nobody holds the Runner
+    any more: its model in DDP goes first, as that uses the group.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # Runner, loops and model hold each other
+        distributed.destroy_process_group()
 
 
 def _init_gloo(cfg: Config) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
+import traceback
 from copy import deepcopy
 
 import torch
@@ -22,26 +24,56 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         cfg_options: ``key=value`` texts as they were typed.
 
     Raises:
-        UsageError: If the file, one of its bases or the package of a base is not there, or an
-            option is not of the form ``key=value``.
+        UsageError: If the file or one of its bases cannot be read, the package of a base is not
+            there, or an option is not of the form ``key=value`` or does not fit the config.
     """
     check_config_path(path)
     try:
         cfg = Config.fromfile(path)
-    except (FileNotFoundError, ModuleNotFoundError) as error:
+    except Exception as error:  # a config is a program, which can fail in any way
         for package in TOOLBOXES:
             # MMEngine would have one install the upstream package, beside whichever line is there.
             if f"{package} is not installed" in str(error):
                 raise toolbox_missing(path, package) from error
-        raise UsageError(f"The config {path} cannot be read: {error}") from error
+        place = _failed_place(error, path)
+        raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
+    options = {}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs=1, action=DictAction)
     for option in cfg_options or []:
         if "=" not in option:
             raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
-    if cfg_options:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-        cfg.merge_from_dict(parser.parse_args(["--cfg-options", *cfg_options]).cfg_options)
+        try:
+            options |= parser.parse_args(["--cfg-options", option]).cfg_options
+        except AssertionError as error:
+            raise UsageError(f"The brackets in --cfg-options {option} do not match.") from error
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:  # what does not fit has no common type
+        given = " ".join(cfg_options)
+        raise UsageError(
+            f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
+        ) from error
     return cfg
+
+
+def _failed_place(error: Exception, path: str) -> str:
+    """Tell the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        # MMEngine's functions call by this name the file that they are at, or a copy of it.
+        if frame.f_globals.get("__name__") == Config.__module__:
+            name = frame.f_locals.get("filename")
+            path = name if isinstance(name, str) and os.path.isfile(name) else path
+        elif frame.f_code.co_name == "<module>":  # a statement of the file itself
+            line = number
+            break
+    return f"{path}, line {line}," if line else path
+
+
+def _one_line(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return textwrap.shorten(f"{type(error).__name__}: {text}", 400, placeholder=" …")
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -169,6 +201,17 @@ def set_visualization(
         hook.update(
             enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=interval
         )
+
+
+def set_deploy(cfg: Config) -> None:
+    """Test the model in its deployed form (``--deploy``).
+
+    An ``EMAHook``, which could not exchange the weights of a deployed model, is left out: what it
+    has saved as ``state_dict`` are the averaged weights already.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    kept = [hook for hook in hooks if not str(hook.get("type")).endswith("EMAHook")]
+    cfg.custom_hooks = [*kept, dict(type="mmhcgnet.DeployHook")]
 
 
 def set_test_time_augmentation(cfg: Config) -> None:

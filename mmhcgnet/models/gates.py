@@ -6,11 +6,14 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
@@ -35,7 +38,8 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
     """Build a norm layer for ``num_features`` channels.
 
     Raises:
-        ValueError: If ``norm_cfg`` is a group norm whose groups do not divide ``num_features``.
+        ValueError: If ``norm_cfg`` is a group norm whose groups are not given or do not divide
+            ``num_features``, an instance norm, or PyTorch's layer norm.
     """
     num_groups = norm_cfg.get("num_groups")
     if num_groups is not None and num_features % num_groups:
@@ -43,7 +47,29 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
             f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "
             f"{num_features} channels; num_groups=1 divides every width."
         )
-    return build_norm_layer(norm_cfg, num_features)[1]
+    try:
+        norm = build_norm_layer(norm_cfg, num_features)[1]
+    except AssertionError as error:  # MMCV's, without a word
+        raise ValueError(
+            "norm_cfg is a group norm without num_groups: num_groups=1 divides every width of "
+            "HCGNet."
+        ) from error
+    if isinstance(norm, _InstanceNorm):
+        raise ValueError(
+            "norm_cfg is an instance norm, which HCGNet cannot use: its gates normalise vectors, "
+            "of which a channel has a single value; dict(type='GN', num_groups=1) suits them."
+        )
+    if type(norm) is nn.LayerNorm:  # not MMPretrain's LN2d, which inherits from it
+        raise ValueError(
+            "norm_cfg is PyTorch's layer norm, which normalises over the width of a map instead of "
+            "its channels: use dict(type='GN', num_groups=1) or dict(type='mmpretrain.LN2d')."
+        )
+    return norm
+
+
+def pooling_dtype(x: Tensor) -> torch.dtype:
+    """Return the type for a softmax and a sum over the positions of ``x``: fp32 or better."""
+    return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
 
 def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
@@ -60,11 +86,15 @@ def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
         Pooled vector of shape ``(N, C)`` in the type of ``x``.
     """
     logits = attention(x).flatten(2)  # (N, 1, H*W)
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = pooling_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
         weights = logits.to(dtype).softmax(dim=2)
-        pooled = torch.bmm(x.flatten(2).to(dtype), weights.transpose(1, 2))  # (N, C, 1)
-    return pooled.squeeze(2).to(x.dtype)
+        columns = x.flatten(2).to(dtype)  # (N, C, H*W)
+        if columns.stride(1) == 1:  # channels last, and quicker so
+            pooled = torch.bmm(weights, columns.transpose(1, 2)).squeeze(1)
+        else:
+            pooled = torch.bmm(columns, weights.transpose(1, 2)).squeeze(2)
+    return pooled.to(x.dtype)
 
 
 class Gate(BaseModule):
@@ -84,8 +114,12 @@ class Gate(BaseModule):
         self.reduce = nn.Linear(in_channels, mid_channels)
         self.norm = build_norm(norm_cfg, mid_channels)
 
-    def hidden(self, z: Tensor) -> Tensor:
+    def hidden(self, z: Tensor, norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Map pooled vectors ``(N, in_channels)`` to hidden vectors ``(N, mid_channels)``.
+
+        Args:
+            z: Pooled vectors.
+            norm: What to call in place of the gate's norm, on ``(N, mid_channels, 1, 1)``.
 
         Raises:
             ValueError: If batch statistics are asked of a single vector.
@@ -97,8 +131,8 @@ class Gate(BaseModule):
                 "whole), norm_eval=True, SyncBN over several processes, or another norm_cfg such "
                 "as dict(type='GN', num_groups=1)."
             )
-        h = self.reduce(z)
-        return self.norm(h[:, :, None, None]).flatten(1).tanh()
+        h = self.reduce(z)[:, :, None, None]
+        return (self.norm if norm is None else norm)(h).flatten(1).tanh()
 
 
 def _needs_two_vectors(norm: nn.Module) -> bool:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from . import training
+from .deploy import deploy as deploy_network
 from .dropblock import DropBlock
 from .gates import ForgetGate, UpdateGate, build_norm
 from .pretrained import check_pretrained
@@ -310,7 +312,8 @@ def _running_statistics_kept(module: nn.Module):
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        # SyncBN does without the momentum, but not without a count.
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
@@ -390,6 +393,8 @@ class HCGNet(BaseModule):
             statistics are the same as without. Defaults to False.
         dropblock: Arguments of :class:`DropBlock`, which then acts on the output of every
             transition that is not frozen. Defaults to None, no DropBlock.
+        deploy: Build the deployed form, as :meth:`switch_to_deploy` leaves it, for inference with
+            weights that were saved from there. Defaults to False.
         init_cfg: How to initialise. ``dict(type='Pretrained', checkpoint=..., prefix=
             'backbone.')`` loads weights and refuses a file that lacks any of the backbone.
             Defaults to Kaiming initialisation by fan-in, with gates that start neutral.
@@ -398,6 +403,10 @@ class HCGNet(BaseModule):
         out_indices (tuple[int]): Stages whose maps are returned, from 0.
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in pixels.
+        plain (bool): Set it to True to train in the plain form, layer by layer as in the paper.
+            By default the training form of ``training.py`` computes the same with less work;
+            norms other than BN and SyncBN, other convolutions and layers with hooks take the
+            plain form by themselves, and so does inference.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -415,6 +424,7 @@ class HCGNet(BaseModule):
         conv_cfg: dict | None = None,
         with_cp: bool = False,
         dropblock: dict | None = None,
+        deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         if init_cfg is None:
@@ -424,13 +434,16 @@ class HCGNet(BaseModule):
         num_stages = len(self.arch.depths)
         if not (isinstance(in_channels, int) and in_channels > 0):
             raise ValueError(f"in_channels must be an integer above 0, got {in_channels!r}.")
-        if not isinstance(frozen_stages, int) or frozen_stages not in range(-1, num_stages + 1):
+        if type(frozen_stages) is not int or frozen_stages not in range(-1, num_stages + 1):
             raise ValueError(
                 f"frozen_stages must be an integer from -1 to {num_stages}, got {frozen_stages!r}."
             )
         self.out_indices = _normalise_indices(out_indices, num_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.plain = False
+        self.deployed = False
         cfgs = LayerConfigs(
             conv=conv_cfg,
             norm=norm_cfg or dict(type="BN"),
@@ -461,7 +474,11 @@ class HCGNet(BaseModule):
         self.dropblock = DropBlock(**dropblock) if dropblock else None
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
+        self._has_training_form = training.has_training_form(self)
         self._freeze()
+        if deploy:
+            self.eval()
+            self.switch_to_deploy()
 
     def _build_block(
         self, index: int, channels: int, cfgs: LayerConfigs, with_cp: bool
@@ -520,25 +537,64 @@ class HCGNet(BaseModule):
             ValueError: If a batch of one image meets a gate whose batch norm uses batch
                 statistics.
         """
+        if self._trains_in_training_form():
+            maps = training.forward(self, x)
+        else:
+            maps = self._forward_plainly(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def _trains_in_training_form(self) -> bool:
+        if self.plain or self.deployed or not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return False
+        if not torch.compiler.is_compiling():  # the compiler cannot look at types and hooks
+            self._has_training_form = training.has_training_form(self)
+        return self._has_training_form
+
+    def _forward_plainly(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
-            x = self._activate(i, stage(x))
+            x = self.reader(i).activate(stage(x))
             maps.append(x)
             if i < len(self.stages) - 1:
-                x = self.transitions[i].forward_activated(x)
-                if self.dropblock and self.transitions[i].training:
-                    x = self.dropblock(x)
-        return tuple(maps[i] for i in self.out_indices)
+                x = self.drop(i, self.transitions[i].forward_activated(x))
+        return maps
 
-    def _activate(self, index: int, x: Tensor) -> Tensor:
-        if index == len(self.arch.depths) - 1:
-            return self.act(self.norm(x))
-        return self.transitions[index].squeeze1.activate(x)
+    def switch_to_deploy(self) -> None:
+        """Fold all norms into the convolutions, for faster inference; it cannot be undone.
+
+        The outputs stay the same, up to rounding. The names of the weights do not: a network with
+        ``deploy=True`` loads them.
+
+        Raises:
+            ValueError: If the network is in training mode, or has another norm than BN, another
+                activation than ReLU or another convolution than PyTorch's.
+        """
+        if not self.deployed:
+            deploy_network(self)
+            self.deployed = True
+
+    def reader(self, index: int) -> PreActivation | HCGNet:
+        """Return what turns the output of a block into the map of its stage.
+
+        It has ``norm``, ``act`` and ``activate``: the first layers of the transition behind the
+        block, and those of the network itself for the last block.
+        """
+        last = index == len(self.arch.depths) - 1
+        return self if last else self.transitions[index].squeeze1
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Normalise and activate the output of the last block, ``(N, C, H, W)``."""
+        return self.act(self.norm(x))
+
+    def drop(self, index: int, x: Tensor) -> Tensor:
+        """Apply DropBlock, if there is one, to the output of a transition, ``(N, C, H, W)``."""
+        return self.dropblock(x) if self.dropblock and self.transitions[index].training else x
 
     def train(self, mode: bool = True) -> HCGNet:
         """Set the mode of all but the frozen parts and, with ``norm_eval``, the batch norms."""
         super().train(mode)
+        self._has_training_form = not self.deployed and training.has_training_form(self)
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
@@ -591,7 +647,7 @@ class HCGNet(BaseModule):
 def _normalise_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     indices = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
     allowed = range(-num_stages, num_stages)
-    if not indices or any(not isinstance(i, int) or i not in allowed for i in indices):
+    if not indices or any(type(i) is not int or i not in allowed for i in indices):  # no bool
         raise ValueError(
             f"out_indices must be integers from {-num_stages} to {num_stages - 1}, "
             f"got {out_indices!r}."

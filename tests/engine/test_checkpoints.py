@@ -7,8 +7,13 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from safetensors.torch import save_file
+from torch import nn
 
+from mmhcgnet.convert.matching import best_accuracy
 from mmhcgnet.engine import (
     UsageError,
     check_not_official,
@@ -47,17 +52,80 @@ def test_numbers_of_both_versions_of_numpy_are_read(tmp_path, module):
     assert read_checkpoint(path) == dict(acc=78.5)
 
 
+class Model(BaseModel):
+    """The least that MMEngine trains and tests."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+
+    def forward(self, inputs, mode="tensor"):
+        outputs = self.layers(inputs)
+        return dict(loss=outputs.square().mean()) if mode == "loss" else [outputs]
+
+
+class Score(BaseMetric):
+    """A metric of NumPy's, as the toolboxes' are, which falls."""
+
+    default_prefix = "accuracy"
+
+    def __init__(self):
+        super().__init__()
+        self.values = [np.float64(75.5), np.float64(50.0)]
+
+    def process(self, data_batch, data_samples):
+        self.results.append(None)
+
+    def compute_metrics(self, results):
+        return dict(top1=self.values.pop(0))
+
+
+def loader():
+    return dict(
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type="default_collate"),
+        dataset=[dict(inputs=torch.randn(2)) for _ in range(4)],
+        sampler=dict(type="DefaultSampler", shuffle=False),
+    )
+
+
 def test_what_mmengine_saves_is_read(tmp_path):
-    hub = MessageHub("test")
-    for value in (1.5, torch.tensor(2.5), np.float32(3)):
-        hub.update_scalar("train/loss", value)
-    hub.update_info("iter", 3)
-    meta = dict(epoch=2, cfg="import os", dataset_meta=dict(classes=("a", "b")))
-    checkpoint = dict(meta=meta, state_dict=WEIGHTS, message_hub=hub.state_dict())
-    read = read_checkpoint(save(tmp_path / "a.pth", checkpoint))
-    assert read["meta"] == meta
-    assert read["message_hub"]["runtime_info"] == dict(iter=3)
-    assert torch.equal(read["state_dict"]["a.num"], WEIGHTS["a.num"])
+    """All that a Runner saves: optimiser, schedulers, averaged weights, history and scores."""
+    runner = Runner(
+        model=Model(),
+        work_dir=str(tmp_path),
+        train_dataloader=loader(),
+        val_dataloader=loader(),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        val_cfg=dict(),
+        val_evaluator=[Score()],
+        optim_wrapper=dict(optimizer=dict(type="AdamW", lr=0.01)),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=2),
+            dict(type="CosineRestartLR", periods=[1, 1], restart_weights=[1, 1], eta_min=0),
+            dict(type="OneCycleLR", eta_max=0.02, total_steps=4, by_epoch=False),
+            dict(type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater"),
+        ],
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", save_best="auto")),
+        custom_hooks=[dict(type="EMAHook")],
+        log_level="ERROR",
+    )
+    runner.train()
+    path = str(tmp_path / "epoch_2.pth")
+    saved, read = torch.load(path, weights_only=False), read_checkpoint(path)
+    assert read.keys() == saved.keys()
+    assert {"optimizer", "param_schedulers", "ema_state_dict", "message_hub"} <= read.keys()
+    assert read["meta"] == saved["meta"] and read["meta"]["epoch"] == 2
+    for key in ("state_dict", "ema_state_dict"):
+        assert read[key].keys() == saved[key].keys()
+        assert all(torch.equal(read[key][name], saved[key][name]) for name in saved[key])
+    assert torch.equal(
+        read["optimizer"]["state"][0]["exp_avg"], saved["optimizer"]["state"][0]["exp_avg"]
+    )
+    assert len(read["param_schedulers"]) == 4
+    # The converter to the authors' layout states this one.
+    assert best_accuracy(read) == 75.5 and type(best_accuracy(read)) is float
 
 
 class Payload:
@@ -148,6 +216,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content, suffix):
         read_checkpoint(str(path))
 
 
+def test_an_old_pytorch_is_told_and_not_taken_for_a_damaged_file(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.pth", WEIGHTS)
+    monkeypatch.delattr(torch.serialization, "add_safe_globals")
+    with pytest.raises(UsageError, match=rf"{path} is not read: .* PyTorch 2\.4 or newer"):
+        read_checkpoint(path)
+
+
 def test_no_file_and_no_dict(tmp_path):
     with pytest.raises(UsageError, match="cannot be read: .*No such file"):
         read_checkpoint(str(tmp_path / "absent.pth"))
@@ -196,6 +271,14 @@ def test_written_is_what_is_read_and_the_same_every_time(tmp_path, name):
     for key, tensor in WEIGHTS.items():
         assert torch.equal(read["state_dict"][key], tensor)
     assert os.listdir(tmp_path / "new" / "folder") == [name]
+
+
+def test_safetensors_of_others_hold_tensors_alone(tmp_path):
+    save_file(WEIGHTS, tmp_path / "a.safetensors", metadata=dict(format="pt"))
+    assert set(read_checkpoint(str(tmp_path / "a.safetensors"))) == {"state_dict"}
+    save_file(WEIGHTS, tmp_path / "a.safetensors", metadata=dict(mmhcgnet="[1]"))
+    with pytest.raises(UsageError, match="cannot be read: its entry mmhcgnet is no dict"):
+        read_checkpoint(str(tmp_path / "a.safetensors"))
 
 
 def test_safetensors_are_an_option(tmp_path, monkeypatch):

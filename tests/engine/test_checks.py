@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from mmengine.config import Config
 
@@ -38,12 +40,58 @@ def test_a_missing_base_is_named(tmp_path):
         load_config(f"{tmp_path}/leaf.py")
 
 
+BROKEN = {
+    "bracket.py": ("a = 1\nb = dict(c=2\n", ", line 2, .*SyntaxError: .* was never closed"),
+    "words.py": ("a = 1\n\nb c\n", ", line 3, .*SyntaxError: invalid syntax"),
+    "name.py": ("a = 1\nb = absent\n", ", line 2, .*NameError: name 'absent' is not defined"),
+    "broken.yaml": ("a: 1\nb: [1\nc: 2", r" .*line \d"),
+    "broken.json": ('{"a": 1,\n "b" 2}', " .*line 2 column 6"),
+}
+
+
+@pytest.mark.parametrize("base", [False, True], ids=["itself", "base"])
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_in_a_config_is_told_with_file_and_line(tmp_path, monkeypatch, name, base):
+    text, sentence = BROKEN[name]
+    (tmp_path / name).write_text(text)
+    (tmp_path / "leaf.py").write_text(f"_base_ = './{name}'")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as error:
+        load_config("leaf.py" if base else name)
+    assert re.match(rf"The config \S*\b{re.escape(name)}{sentence}", str(error.value))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_custom_import_that_fails_is_told(tmp_path):
+    (tmp_path / "leaf.py").write_text("custom_imports = dict(imports=['absent'])")
+    with pytest.raises(UsageError, match=r"leaf\.py cannot be read: ImportError: .*'absent'"):
+        load_config(f"{tmp_path}/leaf.py")
+
+
 def test_cfg_options_are_merged_and_must_be_pairs(tmp_path):
     (tmp_path / "leaf.py").write_text("a = dict(b=[dict(c=1)], d='x')")
     cfg = load_config(f"{tmp_path}/leaf.py", ["a.b.0.c=2", "a.d=None", "e=[1,2]"])
     assert (cfg.a.b[0].c, cfg.a.d, cfg.e) == (2, None, [1, 2])
     with pytest.raises(UsageError, match="key=value, got 'a.d'"):
         load_config(f"{tmp_path}/leaf.py", ["a.d", "y"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["a.d=1", "e=[1,2"], r"brackets in --cfg-options e=\[1,2 do not match"),
+        (["e=(1,[2)"], r"brackets in --cfg-options e=\(1,\[2\) do not match"),
+        (["a.b.1.c=2"], r"--cfg-options a\.b\.1\.c=2 does not fit .*Index 1 exceeds"),
+        (["a.b.c=2"], r"--cfg-options a\.b\.c=2 does not fit .*TypeError"),
+        (["a.d.c=2"], r"--cfg-options a\.d\.c=2 does not fit .*TypeError"),
+        (["a=1", "a.b=2"], r"--cfg-options a=1 a\.b=2 does not fit .*TypeError"),
+    ],
+)
+def test_cfg_options_that_do_not_fit_are_told(tmp_path, options, sentence):
+    (tmp_path / "leaf.py").write_text("a = dict(b=[dict(c=1)], d='x')")
+    with pytest.raises(UsageError, match=sentence) as error:
+        load_config(f"{tmp_path}/leaf.py", options)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_checkpoint_names_what_is_there(tmp_path):

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODEL_WRAPPERS, MODELS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmhcgnet import HCGNet
@@ -130,6 +131,135 @@ def test_channels_last_suits_classifiers():
     torch.testing.assert_close(classifier(images), before, rtol=1e-4, atol=1e-5)
 
 
+# The deployed form
+
+
+def randomise(model):
+    """Make nothing neutral: gates, running statistics, scales."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point():
+            tensor.copy_(torch.randn_like(tensor) * (0.3 if tensor.dim() > 1 else 1))
+
+
+def make_runner(work_dir, model, *hooks):
+    return Runner(
+        model=model,
+        work_dir=str(work_dir),
+        test_dataloader=dict(
+            batch_size=2,
+            num_workers=0,
+            dataset=[dict(inputs=torch.randn(3, 64, 48).double()) for _ in range(2)],
+            sampler=dict(type="DefaultSampler", shuffle=False),
+        ),
+        test_cfg=dict(),
+        test_evaluator=[],
+        custom_hooks=[dict(type=f"mmhcgnet.{hook}") for hook in hooks],
+        log_level="ERROR",
+    )
+
+
+class Predicting(Model):
+    """Keeps what it predicts."""
+
+    def forward(self, inputs, mode="tensor"):
+        self.maps = super().forward(torch.stack(inputs))
+        return [BaseDataElement()]
+
+
+@pytest.mark.parametrize("hooks", [(), ("ChannelsLastHook",)], ids=["alone", "channels-last"])
+def test_a_deployed_model_predicts_the_same(tmp_path, hooks):
+    model = Predicting().double()
+    randomise(model)
+    runner = make_runner(tmp_path, model, *hooks, "DeployHook")
+    (batch,) = runner.test_dataloader
+    expected = model.eval().backbone(torch.stack(batch["inputs"]))
+    model.train()
+    runner.test()
+    assert model.backbone.deployed
+    for new, old in zip(model.maps, expected, strict=True):
+        torch.testing.assert_close(new, old, rtol=1e-8, atol=1e-8)
+    if hooks:
+        check_channels_last(model.backbone)
+
+
+def check_channels_last(network):
+    weights = [p for p in network.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1]
+    assert len(weights) > 3
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
+class Replacing(nn.Module):
+    """A network whose deployed form has weights of its own, in the usual memory format."""
+
+    def switch_to_deploy(self):
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 3).double() for _ in range(4)))
+
+    def forward(self, x):
+        return (self.layers(x),)
+
+
+def test_weights_made_by_deploying_are_converted_to_channels_last(tmp_path):
+    """Listed behind ChannelsLastHook, DeployHook runs before it."""
+    model = Predicting()
+    model.backbone = Replacing()
+    make_runner(tmp_path, model, "ChannelsLastHook", "DeployHook").test()
+    check_channels_last(model.backbone)
+
+
+def before_test(model, hooks=()):
+    runner = SimpleNamespace(model=model, hooks=hooks)
+    HOOKS.build(dict(type="mmhcgnet.DeployHook")).before_test(runner)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, lambda m: Wrapper(Wrapper(m))], ids=["ddp", "ddp-tta"])
+def test_what_wraps_a_model_is_no_obstacle(wrap):
+    model = Model().train()
+    before_test(wrap(model))
+    assert model.backbone.deployed and not model.training
+    before_test(wrap(model))  # again: it stays as it is
+    assert model.backbone.deployed
+
+
+def test_other_networks_are_deployed_by_mmpretrains_convention():
+    classifier = MODELS.build(
+        Config(
+            dict(
+                type="mmpretrain.ImageClassifier",
+                backbone=dict(type="mmpretrain.RepVGG", arch="A0", out_indices=(3,)),
+                neck=dict(type="mmpretrain.GlobalAveragePooling"),
+                head=dict(type="mmpretrain.LinearClsHead", num_classes=3, in_channels=1280),
+            )
+        )
+    )
+    images = torch.randn(2, 3, 32, 32)
+    expected = classifier.eval()(images)
+    count = len(list(classifier.parameters()))
+    before_test(classifier)
+    assert len(list(classifier.parameters())) < count / 2
+    torch.testing.assert_close(classifier(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_a_deployed_form_is_told():
+    with pytest.raises(UsageError, match="No part of the model, Dropping, has a deployed form"):
+        before_test(Dropping())
+
+
+def test_a_network_that_cannot_be_deployed_is_told():
+    model = Model()
+    model.backbone = HCGNet(ARCH, norm_cfg=dict(type="GN", num_groups=1))
+    with pytest.raises(UsageError, match="GroupNorm: use it as it is"):
+        before_test(model)
+
+
+def test_averaged_weights_are_not_exchanged_with_deployed_ones():
+    model = Model()
+    with pytest.raises(UsageError, match="EMAHook .*: drop it from custom_hooks"):
+        before_test(model, [EMAHook()])
+    assert not model.backbone.deployed
+
+
 class Dropping(BaseModel):
     """A model with DropBlock and nothing else to speak of."""
 
@@ -197,6 +327,14 @@ def test_dropblock_follows_the_cycles_also_in_a_resumed_run(tmp_path):
     # Stopped within the second cycle.
     first = train(tmp_path / "halves", stop_at=4)
     assert len(first) == 4 and first + train(tmp_path / "halves", resume=True) == whole
+
+
+def test_without_a_scheduler_dropblock_stays_off():
+    runner = SimpleNamespace(
+        model=Dropping(), optim_wrapper=SimpleNamespace(param_groups=[dict(lr=0.1)])
+    )
+    HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)
+    assert [runner.model.layers[i].strength for i in (0, 2)] == [0, 0]
 
 
 def test_dropblock_is_found_behind_a_wrapper():

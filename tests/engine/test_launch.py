@@ -1,9 +1,13 @@
 import os
+import weakref
 
 import pytest
+import torch
 from mmengine.config import Config
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from mmhcgnet.engine import UsageError, launch, prepare_distributed
+from mmhcgnet.engine import UsageError, end_distributed, launch, prepare_distributed
 
 
 @pytest.fixture
@@ -94,3 +98,35 @@ def test_synchronised_norms_train_on_gpus_only(started):
     assert str(info.value).endswith(f"--cfg-options {options}")
     prepare_distributed(cfg, training=False)
     assert started == [("gloo",)]
+
+
+def test_a_run_of_one_process_has_nothing_to_leave():
+    end_distributed()
+    assert not distributed.is_initialized()
+
+
+class Run:
+    """A model in DDP and what holds it in a circle, as a Runner and its loops do."""
+
+    def __init__(self):
+        self.model = DistributedDataParallel(nn.Linear(2, 2))
+        self.loop = dict(runner=self)
+
+
+def test_the_model_is_gone_when_the_group_is_left(tmp_path, monkeypatch):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
+    run = Run()
+    run.model(torch.ones(1, 2)).sum().backward()
+    model = weakref.ref(run.model)
+    del run
+    destroy, seen = distributed.destroy_process_group, []
+
+    def note_destroy():
+        seen.append(model())
+        destroy()
+
+    monkeypatch.setattr(launch.distributed, "destroy_process_group", note_destroy)
+    end_distributed()
+    assert seen == [None] and not distributed.is_initialized()

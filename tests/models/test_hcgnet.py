@@ -374,7 +374,7 @@ def test_configs_are_left_alone():
     assert configs == copies
 
 
-# Checkpointing
+# Checkpointing in the plain form; test_forms.py has the training form
 
 
 @pytest.mark.parametrize("kwargs", [{}, dict(frozen_stages=2), dict(norm_eval=True)])
@@ -383,6 +383,7 @@ def test_with_cp_changes_nothing(kwargs):
     results = []
     for with_cp in (False, True):
         network = tiny(with_cp=with_cp, **kwargs).train()
+        network.plain = True
         calls = []
         network.stages[3][0].squeeze1.conv.register_forward_hook(lambda *_, c=calls: c.append(1))
         maps = network(image)

@@ -5,15 +5,17 @@ import torch
 import torch.nn.functional as F
 from reference import NETWORKS, Reference, make_arch, random_state, state_shapes
 
-from mmhcgnet.models import HCGNet
+from mmhcgnet.models import HCGNet, training
 
 CANCELLED = ("attention.bias", "attention3.bias", "attention5.bias")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def make_network(name: str, **kwargs) -> HCGNet:
+def make_network(name: str, plain: bool = False, **kwargs) -> HCGNet:
     stages = tuple(range(len(NETWORKS[name][0])))
-    return HCGNet(arch=make_arch(NETWORKS[name]), out_indices=stages, **kwargs)
+    network = HCGNet(arch=make_arch(NETWORKS[name]), out_indices=stages, **kwargs)
+    network.plain = plain
+    return network
 
 
 def cast(state: dict, dtype: torch.dtype) -> dict:
@@ -58,6 +60,17 @@ def test_eval_forward(name):
         assert relative_error(out, target) <= 1e-5
 
 
+@pytest.fixture(params=["training form", "plain form"])
+def form(request, monkeypatch):
+    """Let every network of a test compute in the one form or the other, and see that it does."""
+    calls = []
+    forward = training.forward
+    monkeypatch.setattr(training, "forward", lambda *args: calls.append(1) or forward(*args))
+    plain = request.param == "plain form"
+    yield plain
+    assert bool(calls) is not plain
+
+
 def eval_gradients(network: HCGNet, state: dict, act, dtype: torch.dtype):
     """Pairs of gradients by name: the network's in ``dtype``, the reference's in fp64."""
     network.eval().to(dtype).load_state_dict(state)
@@ -73,10 +86,10 @@ def eval_gradients(network: HCGNet, state: dict, act, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-cifar", "B"])
-def test_eval_gradients_of_every_parameter(name):
+def test_eval_gradients_of_every_parameter(name, form):
     """One by one in fp64: those of attention are small differences, of which fp32 loses digits."""
     state = random_state(state_shapes(*NETWORKS[name]))
-    pairs = eval_gradients(make_network(name), state, F.relu, torch.float64)
+    pairs = eval_gradients(make_network(name, plain=form), state, F.relu, torch.float64)
     for key, (actual, expected) in pairs.items():
         if key.endswith(CANCELLED):
             scale = pairs[key.replace("bias", "weight")][1].abs().max()
@@ -96,9 +109,10 @@ def test_eval_gradients_of_every_parameter(name):
         ("B", dict(type="GELU"), F.gelu),
     ],
 )
-def test_eval_gradients_of_every_module(name, act_cfg, act):
+def test_eval_gradients_of_every_module(name, act_cfg, act, form):
     state = random_state(state_shapes(*NETWORKS[name]))
-    pairs = eval_gradients(make_network(name, act_cfg=act_cfg), state, act, torch.float32)
+    network = make_network(name, plain=form, act_cfg=act_cfg)
+    pairs = eval_gradients(network, state, act, torch.float32)
     modules = {}
     for key, pair in pairs.items():
         depth = 3 if key.startswith("stages.") else 2
@@ -109,11 +123,12 @@ def test_eval_gradients_of_every_module(name, act_cfg, act):
         assert (actual - expected).norm() <= 1e-5 * expected.norm(), module
 
 
+@pytest.mark.parametrize("with_cp", [False, True])
 @pytest.mark.parametrize("name", ["tiny", "tiny-cifar", "B"])
-def test_training(name):
+def test_training(name, with_cp, form):
     """Outputs, gradients and running statistics, in fp64: in fp32 this is ill-conditioned."""
     state = random_state(state_shapes(*NETWORKS[name]))
-    network = make_network(name).double().train()
+    network = make_network(name, plain=form, with_cp=with_cp).double().train()
     network.load_state_dict(state)
     image = torch.randn(4, 3, 64, 72, dtype=torch.float64, requires_grad=True)
     actual = network(image)

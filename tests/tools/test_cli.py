@@ -23,10 +23,8 @@ model = dict(
     type="ImageClassifier",
     data_preprocessor=dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3),
     backbone=dict(
-        type="ResNet_CIFAR",
-        depth=18,
-        base_channels=4,
-        stem_channels=4,
+        type="mmhcgnet.HCGNet",
+        arch=dict(depths=[1, 1], growth_rates=[8, 8], stem="cifar"),
         norm_cfg=dict(type="BN"),
         init_cfg={init_cfg},
     ),
@@ -34,7 +32,7 @@ model = dict(
     head=dict(
         type="LinearClsHead",
         num_classes=2,
-        in_channels=32,
+        in_channels=20,
         loss=dict(type="CrossEntropyLoss"),
         topk=(1,),
     ),
@@ -127,17 +125,17 @@ def test_help_names_the_flags_of_both_toolboxes(name, tmp_path):
     common = "--work-dir --amp --cfg-options --launcher --no-pin-memory"
     own = {
         "train.py": "--resume --no-validate --auto-scale-lr --no-persistent-workers",
-        "test.py": "--out --out-item --show --show-dir --interval --wait-time --tta",
+        "test.py": "--out --out-item --show --show-dir --interval --wait-time --tta --deploy",
     }
     assert set(f"{common} {own[name]}".split()) <= set(re.findall(r"--[a-z-]+", result.stdout))
 
 
 def test_a_misspelt_type_gets_one_sentence(folder):
-    options = ("--cfg-options", "model.backbone.type=ResNet_CIFR")
+    options = ("--cfg-options", "model.backbone.type=mmhcgnet.HCGNett")
     result = script("train.py", "classifier.py", *options, "--work-dir", "misspelt", cwd=folder)
     assert result.returncode == 2
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert re.search(r"type='ResNet_CIFR' is not in .*did you mean ResNet_CIFAR", line)
+    assert re.search(r"type='mmhcgnet.HCGNett' is not in .*did you mean mmhcgnet.HCGNet\b", line)
     assert "Traceback" not in result.stderr
 
 
@@ -196,14 +194,15 @@ def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained,
 
 
 def test_classification_needs_no_detection_packages(trained, folder):
-    """Metrics with test-time augmentation, where neither MMDetection nor MMCV's ops are."""
+    """Metrics with test-time augmentation, deployed, where there is no MMDetection and no op."""
     absent = "dict.fromkeys(['mmdet', 'mmcv.ops', 'mmcv._ext'])"
     without = f"import runpy, sys; sys.modules.update({absent}); "
     start = f"sys.argv.pop(0); runpy.run_path({str(TOOLS / 'test.py')!r}, run_name='__main__')"
-    flags = ("--out", "out/m.json", "--tta")
+    flags = ("--out", "out/m.json", "--tta", "--deploy")
     arguments = ("test.py", "classifier.py", CHECKPOINT, *flags)
     result = run(sys.executable, "-c", without + start, *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "Deployed: module.backbone" in result.stdout + result.stderr
     metrics = json.loads((folder / "out" / "m.json").read_text())
     assert 0 <= metrics["accuracy/top1"] <= 100
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official import classifier_shapes, detector_shapes, random_weights
+from official import classifier_shapes, detector_shapes, random_weights, zero_weights
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -123,15 +123,34 @@ def test_there_and_back(folder, convert, checkpoint):
 
 def test_safetensors_there_and_back(folder, convert, checkpoint):
     assert convert("official_to_mmpretrain", OFFICIAL, "a1.safetensors")[0] == 0
-    code, out, _ = convert("mmpretrain_to_official", "a1.safetensors", "back.pth.tar")
-    assert code == 0 and "epoch 1269, accuracy 96.5" in out
-    back = torch.load("back.pth.tar", weights_only=True)["net"]
+    facts = "HCGNet-A1 with 10 classes, epoch 1269, accuracy 96.5\n"
+    for source, target in (("a1.safetensors", "back.safetensors"), ("a1.safetensors", "b.pth.tar")):
+        code, out, _ = convert("mmpretrain_to_official", source, target)
+        assert code == 0 and facts in out
+    back = torch.load("b.pth.tar", weights_only=True)["net"]
     for name, tensor in checkpoint["net"].items():
         assert torch.equal(back[name], tensor), name
+    # In the authors' layout, too, what stands beside the tensors is kept.
+    code, out, _ = convert("official_to_mmpretrain", "back.safetensors")
+    assert code == 0 and facts in out
+    there = torch.load(CONVERTED, weights_only=True)["state_dict"]
+    assert torch.equal(there["head.fc.bias"], checkpoint["net"]["module.classifier.bias"])
+
+
+def test_a_training_of_ours_back(folder, convert):
+    """The best accuracy of the training is told as that."""
+    assert convert("official_to_mmpretrain", OFFICIAL, "a1.pth")[0] == 0
+    state_dict = torch.load("a1.pth", weights_only=True)["state_dict"]
+    info = dict(best_score=95.25, best_ckpt="work_dirs/a1/best_accuracy_top1_epoch_7.pth")
+    checkpoint = dict(meta=dict(epoch=10), state_dict=state_dict)
+    torch.save(dict(checkpoint, message_hub=dict(runtime_info=info)), "epoch_10.pth")
+    code, out, _ = convert("mmpretrain_to_official", "epoch_10.pth")
+    assert code == 0
+    assert "HCGNet-A1 with 10 classes, epoch 10, best accuracy so far 95.25\n" in out
 
 
 def test_a_detector(folder, convert):
-    weights = {name: torch.zeros(shape) for name, shape in detector_shapes("B").items()}
+    weights = zero_weights(detector_shapes("B"))
     meta = dict(epoch=12, iter=1, mmdet_version="1.0", config="raise SystemExit")
     torch.save(dict(meta=meta, state_dict=weights, optimizer={}), "HCGNet_detection.pth")
     code, out, err = convert("official_to_mmdet", "HCGNet_detection.pth")

@@ -42,7 +42,7 @@ def work(tmp_path_factory):
     return folder
 
 
-# 15 of the 16 images show an object: two iterations.
+# Two full batches of the 16 images: two iterations.
 FEW = ["train_dataloader.batch_size=7", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
 FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")]
 

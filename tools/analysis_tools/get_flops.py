@@ -6,9 +6,6 @@ maps (attention) stand apart; biases, norms, activations, pooling and resizing a
 
 import argparse
 import dataclasses
-import json
-import os
-from collections.abc import Sequence
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,34 +44,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = (
-        [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
-        for cells in (header, rule, *rows)
-    )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def number(value: float | None, digits: int = 1, unit: float = 1) -> str:
-    """Format a number in units of ``unit``, or the dash that stands for none."""
-    return "–" if value is None else f"{value / unit:.{digits}f}"
-
-
 def count_config(args: argparse.Namespace) -> dict:
     """Print what a config's model costs; return the exact numbers."""
     from mmhcgnet import engine
     from mmhcgnet.analysis import compare, complexity
+    from mmhcgnet.analysis.report import number, table
 
     path = compare.config_path(args.config) if "::" in args.config else args.config
     cfg = engine.load_config(str(path), args.cfg_options)
     engine.check_sections(cfg, "model")
-    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
-        raise engine.UsageError(f"--shape takes a height and a width in pixels, got {args.shape}.")
-    size = args.shape and (args.shape[0], args.shape[-1])
-    shape = complexity.input_shape(cfg, size)
+    shape = complexity.input_shape(cfg, args.shape and complexity.read_size(args.shape))
     with engine.explain_misspelt_types():
         model = complexity.build_model(cfg)
     counts = complexity.count(model, shape)
@@ -115,6 +94,7 @@ def count_config(args: argparse.Namespace) -> dict:
 def count_paper() -> dict:
     """Print the paper's tables 2, 3 and 4 with our counts; return both."""
     from mmhcgnet.analysis import compare
+    from mmhcgnet.analysis.report import number, table
 
     def counted(row: compare.Row, name: str, digits: int, unit: float) -> str:
         computed = row.computed
@@ -185,6 +165,7 @@ def count_paper() -> dict:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.analysis.report import write_json
     from mmhcgnet.engine import UsageError, report_usage_errors
 
     with report_usage_errors():
@@ -192,10 +173,7 @@ def main() -> None:
             raise UsageError("Give either a config or --paper.")
         result = count_paper() if args.paper else count_config(args)
         if args.json:
-            os.makedirs(os.path.dirname(args.json) or ".", exist_ok=True)
-            with open(args.json, "w", encoding="utf-8") as file:
-                json.dump(result, file, indent=2, default=dataclasses.asdict)
-                file.write("\n")
+            write_json(args.json, result)
 
 
 if __name__ == "__main__":

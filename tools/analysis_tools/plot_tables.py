@@ -200,13 +200,11 @@ def pictures() -> dict[str, "Figure"]:
 
 def main() -> None:
     args = parse_args()
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.analysis.report import check_matplotlib
+    from mmhcgnet.engine import report_usage_errors
 
     with report_usage_errors():
-        try:
-            import matplotlib  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise UsageError("Drawing needs Matplotlib: pip install matplotlib") from error
+        check_matplotlib()
         os.makedirs(args.out, exist_ok=True)
         for name, fig in pictures().items():
             path = os.path.join(args.out, f"{name}.png")

@@ -1,0 +1,53 @@
+"""How the tools show what was counted or measured: tables, JSON, pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from mmhcgnet.engine.errors import UsageError
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = (
+        [cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]
+        for cells in (header, rule, *rows)
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: float | None, digits: int = 1, unit: float = 1) -> str:
+    """Format a number in units of ``unit``, or the dash that stands for none."""
+    return "–" if value is None else f"{value / unit:.{digits}f}"
+
+
+def write_json(path: str, result: Any) -> None:
+    """Write a result, dataclasses included, and the folders on the way."""
+    make_folder(path)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=2, default=dataclasses.asdict)
+        file.write("\n")
+
+
+def make_folder(path: str) -> None:
+    """Make the folder in which a file is to be written."""
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+
+
+def check_matplotlib() -> None:
+    """Check that pictures can be drawn.
+
+    Raises:
+        UsageError: If Matplotlib is not installed.
+    """
+    try:
+        import_module("matplotlib")
+    except ModuleNotFoundError as error:
+        raise UsageError("Drawing needs Matplotlib: pip install matplotlib") from error

@@ -1,0 +1,205 @@
+"""The deployed form of HCGNet: for inference alone, with everything folded that can be folded.
+
+A batch norm in eval mode is the map ``s x + t``. Behind a convolution it goes into its weights. In
+front of one, with ``b = -t / s``, ::
+
+    ReLU(s x + t) = s max(x, b) + t    if s > 0
+    ReLU(s x + t) = s min(x, b) + t    if s < 0
+
+so that norm and activation in front of a 1x1 convolution are one pass that clamps, and ``s`` and
+``t`` go into its weights and bias. The two softmax weights of eq. 9 are the sigmoid of a
+difference; the fully connected layers of both gates are one matrix before the tanh and one behind
+it, with their norms in the first; and attention needs no bias, which the softmax cancels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .gates import attention_pool
+
+if TYPE_CHECKING:
+    from .hcgnet import SMG, HCGNet
+
+
+@torch.no_grad()
+def deploy(network: HCGNet) -> None:
+    """Replace the layers of a network by those of the deployed form, which cannot be undone.
+
+    Raises:
+        ValueError: If the network is in training mode, or has another norm than BN, another
+            activation than ReLU or another convolution than PyTorch's.
+    """
+    if network.training:
+        raise ValueError(
+            "HCGNet cannot be deployed in training mode, as it cannot be trained thereafter: call "
+            "eval() first."
+        )
+    _check_layers(network)
+    dtype = next(network.parameters()).dtype
+    network.double()  # to fold without rounding
+    for cell in network.stem.children():
+        if hasattr(cell, "norm"):
+            cell.conv, cell.norm = _fold(cell.norm, cell.conv), nn.Identity()
+    for i, block in enumerate(network.stages):
+        reader = network.reader(i)
+        reader.norm = Affine(*_scale_and_shift(reader.norm))
+        for j, module in enumerate(block):
+            block[j] = DeployedSMG(module)
+        if i < len(network.stages) - 1:
+            network.transitions[i] = DeployedSMG(network.transitions[i])
+    network.to(dtype).requires_grad_(False)
+
+
+def _check_layers(network: HCGNet) -> None:
+    kinds = dict(norm=_BatchNorm, act=nn.ReLU, conv=nn.Conv2d)
+    others = set()
+    for parent in network.modules():
+        for name, kind in kinds.items():
+            layer = getattr(parent, name, None)
+            exact = type(layer) is kind if kind is nn.Conv2d else isinstance(layer, kind)
+            if layer is not None and not exact:
+                others.add(type(layer).__name__)
+            elif name == "norm" and layer is not None and layer.running_mean is None:
+                others.add(f"{type(layer).__name__} without running statistics")
+    if others:
+        raise ValueError(
+            "HCGNet is deployed with BN, ReLU and PyTorch's convolutions, and this one has "
+            f"{', '.join(sorted(others))}: use it as it is."
+        )
+
+
+class Clamp(nn.Module):
+    """Clamp every channel of ``(N, C, H, W)`` between its own bounds, in place.
+
+    Args:
+        low: Lower bounds, ``(C,)``.
+        high: Upper bounds, ``(C,)``.
+    """
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("low", low[:, None, None])
+        self.register_buffer("high", high[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x.clamp_(self.low, self.high)
+
+
+class Affine(nn.Module):
+    """Scale and shift every channel of ``(N, C, H, W)``.
+
+    Args:
+        scale: ``(C,)``.
+        shift: ``(C,)``.
+    """
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale[:, None, None])
+        self.register_buffer("shift", shift[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``scale * x + shift``."""
+        return torch.addcmul(self.shift, x, self.scale)
+
+
+class DeployedSMG(nn.Module):
+    """An SMG module for inference.
+
+    Args:
+        module: The module in eval mode, whose layers are used up. A transition, whose first norm
+            is an :class:`Affine` already, reads maps that are activated.
+    """
+
+    def __init__(self, module: SMG) -> None:
+        super().__init__()
+        self.squeeze1, self.squeeze2 = module.squeeze1, module.squeeze2
+        self.squeeze1.conv = _fold(self.squeeze2.norm, self.squeeze1.conv)
+        self.squeeze2.norm = nn.Identity()
+        if not isinstance(self.squeeze1.norm, Affine):
+            self.squeeze1.norm = _clamp_before(self.squeeze1.conv, self.squeeze1.norm)
+            self.squeeze1.act = nn.Identity()
+
+        branches = (module.branch3, module.branch5)
+        scales, shifts = zip(*(_scale_and_shift(b.norm) for b in branches), strict=True)
+        self.register_buffer("scale", torch.stack(scales))
+        self.register_buffer("shift", torch.stack(shifts))
+        self.act = module.branch3.act
+        self.branch3, self.branch5 = (branch.conv for branch in branches)
+
+        update, forget = module.update_gate, module.forget_gate
+        self.attention3, self.attention5 = update.attention3, update.attention5
+        self.attention = forget.attention
+        for attention in (self.attention3, self.attention5, self.attention):
+            attention.bias = None
+        difference = update.expand3
+        difference.weight -= update.expand5.weight
+        difference.bias -= update.expand5.bias
+        self.reduce = _stack(_fold(update.norm, update.reduce), _fold(forget.norm, forget.reduce))
+        self.expand = _stack(difference, forget.expand)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Read the concatenation of ``features``, as :meth:`SMG.forward` does."""
+        return self.forward_activated(self.squeeze1.activate(torch.cat(features, dim=1)))
+
+    def forward_activated(self, x: Tensor) -> Tensor:
+        """Read a map that has already passed ``squeeze1.activate``."""
+        x = self.squeeze2(self.squeeze1.conv(x))
+        scale, shift = (both[:, None, :, None, None] for both in (self.scale, self.shift))
+        a3, a5 = self.act(torch.addcmul(shift, x, scale))  # each (N, C, H', W')
+        z3 = attention_pool(self.branch3(a3), self.attention3)
+        z5 = attention_pool(self.branch5(a5), self.attention5)
+        z = attention_pool(x, self.attention)
+        h = self.reduce(torch.cat([z3, z5, z], dim=1)).tanh()
+        u3, f = self.expand(h).sigmoid().chunk(2, dim=1)
+        v = torch.lerp(z5, z3, u3)
+        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return ``s`` and ``t`` of a batch norm, each ``(C,)``."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -norm.running_mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _fold(norm: nn.Module, layer: nn.Module) -> nn.Module:
+    """Fold a norm into the convolution or the fully connected layer in front of it."""
+    scale, shift = _scale_and_shift(norm)
+    bias = shift if layer.bias is None else shift + scale * layer.bias
+    layer.weight *= scale.view(-1, *[1] * (layer.weight.dim() - 1))
+    layer.bias = nn.Parameter(bias)
+    return layer
+
+
+def _clamp_before(conv: nn.Conv2d, norm: nn.Module) -> Clamp:
+    """Fold a norm and a ReLU into the 1x1 convolution behind them, up to the clamp returned."""
+    scale, shift = _scale_and_shift(norm)
+    bound = -shift / scale
+    largest = torch.full_like(bound, torch.finfo(torch.float32).max)
+    low = torch.where(scale > 0, bound, -largest)
+    high = torch.where(scale < 0, bound, largest)
+    # A channel without scale is constant: clamped to 0, and in the bias alone.
+    constant = scale == 0
+    low, high = low.masked_fill(constant, 0), high.masked_fill(constant, 0)
+    shift = torch.where(constant, shift.relu(), shift)
+    conv.bias += conv.weight.flatten(1) @ shift
+    conv.weight *= scale[:, None, None]
+    return Clamp(low, high)
+
+
+def _stack(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """Make one layer of two that read one vector each."""
+    weight = torch.block_diag(first.weight, second.weight)
+    layer = nn.Linear(*reversed(weight.shape), dtype=weight.dtype, device=weight.device)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(torch.cat([first.bias, second.bias]))
+    return layer

@@ -1,0 +1,44 @@
+"""Arguments that would build a network which cannot run, or another one than was meant."""
+
+import pytest
+import torch
+from reference import TINY, make_arch
+
+from mmhcgnet.models import HCGNet
+
+ARCH = make_arch(TINY)
+
+
+@pytest.mark.parametrize(
+    ("norm_cfg", "reason"),
+    [
+        (dict(type="GN"), "without num_groups"),
+        (dict(type="IN"), "instance norm"),
+        (dict(type="IN", affine=True), "instance norm"),
+        (dict(type="IN", track_running_stats=True), "instance norm"),
+        (dict(type="LN"), "layer norm"),
+    ],
+)
+def test_norms_that_do_not_suit_the_gates_or_the_maps(norm_cfg, reason):
+    with pytest.raises(ValueError, match=f"norm_cfg is .*{reason}") as error:
+        HCGNet(ARCH, norm_cfg=norm_cfg)
+    assert "num_groups=1" in str(error.value)
+
+
+def test_the_norms_that_the_refusals_name_run():
+    pytest.importorskip("mmpretrain.models")
+    for norm_cfg in (dict(type="GN", num_groups=1), dict(type="mmpretrain.LN2d")):
+        maps = HCGNet(ARCH, norm_cfg=norm_cfg)(torch.randn(1, 3, 64, 80))
+        assert all(x.isfinite().all() for x in maps)
+
+
+@pytest.mark.parametrize("name", ["out_indices", "frozen_stages"])
+@pytest.mark.parametrize("value", [True, False])
+def test_no_truth_value_passes_for_a_stage(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be .*integer.* got {value}"):
+        HCGNet(ARCH, **{name: value})
+
+
+def test_no_truth_value_passes_in_a_list():
+    with pytest.raises(ValueError, match="out_indices must be integers"):
+        HCGNet(ARCH, out_indices=(0, True))
