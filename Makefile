@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu lint format clean
+.PHONY: help setup demo test test-gpu bench lint format clean
 
 help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
 	@echo "make test      run the tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
+	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
 	@echo "make lint      check the code's style; make format mends most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
@@ -29,6 +30,9 @@ test: setup
 
 test-gpu: setup
 	@$(VENV_PYTHON) -m pytest tests -m gpu $(PYTEST_ARGS)
+
+bench: setup
+	@$(VENV_PYTHON) benchmarks/run.py $(BENCH_ARGS)
 
 lint: setup
 	@$(VENV_PYTHON) -m ruff check .
