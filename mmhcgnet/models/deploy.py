@@ -7,9 +7,13 @@ front of one, with ``b = -t / s``, ::
     ReLU(s x + t) = s min(x, b) + t    if s < 0
 
 so that norm and activation in front of a 1x1 convolution are one pass that clamps, and ``s`` and
-``t`` go into its weights and bias. The two softmax weights of eq. 9 are the sigmoid of a
-difference; the fully connected layers of both gates are one matrix before the tanh and one behind
-it, with their norms in the first; and attention needs no bias, which the softmax cancels.
+``t`` go into its weights and bias.
+
+What else is folded saves calls, which cost more than their work in a small batch. The two softmax
+weights of eq. 9 are the sigmoid of a difference. The fully connected layers of both gates are one
+matrix before the tanh and one behind it, with their norms in the first. The two depthwise branches
+are one convolution with 5x5 taps, most of which are zero, and their attentions one matrix.
+Attention needs no bias, which the softmax cancels.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .gates import attention_pool
+from .gates import pooling_dtype
 
 if TYPE_CHECKING:
     from .hcgnet import SMG, HCGNet
@@ -131,13 +135,12 @@ class DeployedSMG(nn.Module):
         self.register_buffer("scale", torch.stack(scales))
         self.register_buffer("shift", torch.stack(shifts))
         self.act = module.branch3.act
-        self.branch3, self.branch5 = (branch.conv for branch in branches)
+        self.branches = _side_by_side(*(branch.conv for branch in branches))
 
         update, forget = module.update_gate, module.forget_gate
-        self.attention3, self.attention5 = update.attention3, update.attention5
-        self.attention = forget.attention
-        for attention in (self.attention3, self.attention5, self.attention):
-            attention.bias = None
+        attentions = (a.weight.flatten(1) for a in (update.attention3, update.attention5))
+        self.attentions = nn.Parameter(torch.block_diag(*attentions))
+        self.attention = nn.Parameter(forget.attention.weight.flatten(1))
         difference = update.expand3
         difference.weight -= update.expand5.weight
         difference.bias -= update.expand5.bias
@@ -151,15 +154,24 @@ class DeployedSMG(nn.Module):
     def forward_activated(self, x: Tensor) -> Tensor:
         """Read a map that has already passed ``squeeze1.activate``."""
         x = self.squeeze2(self.squeeze1.conv(x))
-        scale, shift = (both[:, None, :, None, None] for both in (self.scale, self.shift))
-        a3, a5 = self.act(torch.addcmul(shift, x, scale))  # each (N, C, H', W')
-        z3 = attention_pool(self.branch3(a3), self.attention3)
-        z5 = attention_pool(self.branch5(a5), self.attention5)
-        z = attention_pool(x, self.attention)
+        channels = x.shape[1]
+        a = torch.addcmul(self.shift, x.permute(0, 2, 3, 1).unsqueeze(3), self.scale).flatten(3)
+        both = self.branches(self.act(a).permute(0, 3, 1, 2))  # (N, 2C, H', W')
+        with torch.autocast(x.device.type, enabled=False):
+            z = _pool(x, self.attention)
+            z3, z5 = _pool(both, self.attentions).unbind(1)  # each of both branches
+        z3, z5, z = z3[:, :channels], z5[:, channels:], z.squeeze(1)
         h = self.reduce(torch.cat([z3, z5, z], dim=1)).tanh()
         u3, f = self.expand(h).sigmoid().chunk(2, dim=1)
         v = torch.lerp(z5, z3, u3)
         return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)
+
+
+def _pool(x: Tensor, attentions: Tensor) -> Tensor:
+    """Pool ``(N, C, H, W)`` with ``k`` spatial attentions, ``(k, C)``, to ``(N, k, C)``."""
+    columns = x.flatten(2).to(pooling_dtype(x))  # (N, C, H*W)
+    logits = attentions.to(columns.dtype).expand(len(x), -1, -1).bmm(columns)
+    return logits.softmax(dim=2).bmm(columns.transpose(1, 2)).to(x.dtype)
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -194,6 +206,18 @@ def _clamp_before(conv: nn.Conv2d, norm: nn.Module) -> Clamp:
     conv.bias += conv.weight.flatten(1) @ shift
     conv.weight *= scale[:, None, None]
     return Clamp(low, high)
+
+
+def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """Make one depthwise 5x5 convolution of two that read channels of their own."""
+    channels = first.out_channels + second.out_channels
+    conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
+    conv.weight = nn.Parameter(first.weight.new_zeros(channels, 1, 5, 5))
+    for part, branch in zip(conv.weight.split(first.out_channels), (first, second), strict=True):
+        dilation = branch.dilation[0]
+        reach = slice(2 - dilation, 3 + dilation, dilation)  # around the middle of the kernel
+        part[:, :, reach, reach] = branch.weight
+    return conv
 
 
 def _stack(first: nn.Linear, second: nn.Linear) -> nn.Linear:
