@@ -404,7 +404,7 @@ class HCGNet(BaseModule):
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in pixels.
         plain (bool): Set it to True to train in the plain form, layer by layer as in the paper.
-            By default the training form of ``training.py`` computes the same with less work;
+            By default the training form of ``training.py`` computes the same in less memory;
             norms other than BN and SyncBN, other convolutions and layers with hooks take the
             plain form by themselves, and so does inference.
 

@@ -1,4 +1,4 @@
-"""The training form of HCGNet: the network of ``hcgnet.py`` with less work and fewer kept maps.
+"""The training form of HCGNet: the network of ``hcgnet.py`` with fewer kept maps.
 
 Weights, outputs, gradients and running statistics are those of the plain form, up to rounding.
 Two things differ.
