@@ -47,8 +47,7 @@ def has_training_form(network: HCGNet) -> bool:
     It knows BN and SyncBN with running statistics, and ordinary convolutions. A hook on a layer
     wants the plain form, since the training form does not call every layer.
     """
-    parts = (network.stem, network.stages, network.transitions)
-    layers = [layer for part in parts for layer in part.modules()]
+    layers = list(network.modules())[1:]
     norms = [cell.norm for cell in _cells(network)]
     return (
         not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in layers)

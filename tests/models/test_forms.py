@@ -103,9 +103,10 @@ def test_what_takes_the_plain_form(change, uses_training_form):
     assert not uses_training_form(change(network).train())
 
 
-def test_the_plain_form_is_left_when_the_hook_is_gone(uses_training_form):
+@pytest.mark.parametrize("layer", ["transitions.1.squeeze2", "stages.3", "norm", "stem.0.act"])
+def test_the_plain_form_is_left_when_the_hook_is_gone(layer, uses_training_form):
     network = make().train()
-    handle = network.transitions[1].squeeze2.register_forward_pre_hook(lambda *args: None)
+    handle = network.get_submodule(layer).register_forward_pre_hook(lambda *args: None)
     assert not uses_training_form(network)
     handle.remove()
     assert uses_training_form(network)
