@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .gates import pooling_dtype
+from .gates import pooling_dtype, without_autocast
 
 if TYPE_CHECKING:
     from .hcgnet import SMG, HCGNet
@@ -155,9 +155,10 @@ class DeployedSMG(nn.Module):
         """Read a map that has already passed ``squeeze1.activate``."""
         x = self.squeeze2(self.squeeze1.conv(x))
         channels = x.shape[1]
-        a = torch.addcmul(self.shift, x.permute(0, 2, 3, 1).unsqueeze(3), self.scale).flatten(3)
+        rows = x.permute(0, 2, 3, 1).contiguous()  # as they are with channels last
+        a = torch.addcmul(self.shift, rows.unsqueeze(3), self.scale).flatten(3)
         both = self.branches(self.act(a).permute(0, 3, 1, 2))  # (N, 2C, H', W')
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             z = _pool(x, self.attention)
             z3, z5 = _pool(both, self.attentions).unbind(1)  # each of both branches
         z3, z5, z = z3[:, :channels], z5[:, channels:], z.squeeze(1)

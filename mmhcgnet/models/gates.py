@@ -7,6 +7,7 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -72,6 +73,13 @@ def pooling_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
 
 
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Switch autocast off on the device of ``x``, where it is on; PyTorch 2.4 exports no switch."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
     """Pool a map with a spatial softmax attention (eq. 5 and 6).
 
@@ -87,7 +95,7 @@ def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
     """
     logits = attention(x).flatten(2)  # (N, 1, H*W)
     dtype = pooling_dtype(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         weights = logits.to(dtype).softmax(dim=2)
         columns = x.flatten(2).to(dtype)  # (N, C, H*W)
         if columns.stride(1) == 1:  # channels last, and quicker so

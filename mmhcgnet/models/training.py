@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .gates import attention_pool, pooling_dtype
+from .gates import attention_pool, pooling_dtype, without_autocast
 
 if TYPE_CHECKING:
     from .gates import Gate
@@ -166,14 +166,14 @@ def _pool(module: SMG, x: Tensor, statistics: _RunningStatistics) -> tuple[Tenso
     branch3, branch5, gate = module.branch3, module.branch5, module.update_gate
     batch3, batch5 = statistics.of(branch3.norm), statistics.of(branch5.norm)
 
-    def pool(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pool(x: Tensor) -> tuple[Tensor, Tensor]:
         return (
             attention_pool(branch3.conv(_activate(branch3, x, batch3)), gate.attention3),
             _pool_branch(_activate(branch5, x, batch5), branch5.conv, gate.attention5),
-            attention_pool(x, module.forget_gate.attention),
         )
 
-    return _recomputed(pool, x) if module.with_cp else pool(x)
+    z3, z5 = _recomputed(pool, x) if module.with_cp else pool(x)
+    return z3, z5, attention_pool(x, module.forget_gate.attention)  # keeps no map beside x
 
 
 def _pool_branch(a: Tensor, conv: nn.Conv2d, attention: nn.Conv2d) -> Tensor:
@@ -189,7 +189,7 @@ def _pool_branch(a: Tensor, conv: nn.Conv2d, attention: nn.Conv2d) -> Tensor:
     """
     window = dict(kernel_size=3, padding=conv.padding, dilation=conv.dilation)
     dtype = pooling_dtype(a)
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a):
         columns = a.flatten(2).to(dtype)  # (N, C, H*W)
         # Flipped: fold and unfold move by -q what the convolution moves by q.
         taps = conv.weight.flatten(1).t().flip(0).to(dtype)  # (9, C)

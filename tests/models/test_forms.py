@@ -408,7 +408,8 @@ def costs() -> dict[str, tuple[int, int]]:
 
 
 def test_operator_calls(costs):
-    assert costs["hcgnet-b"][0] <= 3970
+    # PyTorch 2.10 needs 3,692 calls for the plain form; 2.4 needs more for either.
+    assert costs["hcgnet-b"][0] - costs["hcgnet-b:plain"][0] <= 3970 - 3692
     assert costs["hcgnet-b:deploy"][0] <= 850
 
 
