@@ -19,6 +19,7 @@ from modelindex.load_model_index import load
 import mmhcgnet
 from mmhcgnet import model_index
 from mmhcgnet.analysis import complexity, paper
+from mmhcgnet.engine.building import build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
@@ -53,7 +54,7 @@ def test_classifiers_and_detectors_have_files_of_their_own():
 
 @functools.cache
 def count(text, shape):
-    model = complexity.build_model(Config(json.loads(text)))
+    model = build_model(Config(json.loads(text)))
     return complexity.count(model, shape)[""]
 
 
@@ -85,7 +86,7 @@ def test_the_numbers_are_those_of_the_config(name):
 def test_what_only_matters_in_training_costs_nothing():
     """What ``count_once`` leaves out, in a variant that has most of it."""
     cfg = read("hcgnet-a1_1xb128-mixup-sgdr-1270e-released_cifar10")
-    counted = complexity.count(complexity.build_model(cfg), complexity.input_shape(cfg))[""]
+    counted = complexity.count(build_model(cfg), complexity.input_shape(cfg))[""]
     assert counted == count_once(cfg)
 
 
@@ -298,7 +299,7 @@ def test_inferencer_of_mmdetection(tmp_path):
 
     name = "mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes"
     cfg = read(name)
-    trained = complexity.build_model(cfg)
+    trained = build_model(cfg)
     path = tmp_path / "trained.pth"
     meta = dict(dataset_meta=dict(CLASSES=cfg.metainfo.classes))
     torch.save(dict(state_dict=trained.state_dict(), meta=meta), path)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmhcgnet.engine.building import build_model
 from mmhcgnet.engine.checks import toolbox_missing
 from mmhcgnet.model_index import shipped_path
 
 from . import paper
-from .complexity import Complexity, build_model, count, input_shape
+from .complexity import Complexity, count, input_shape
 
 # What MMDetection 1.x, with which the paper's detectors were made, counted its FLOPs on.
 COCO_SHAPE = (3, 800, 1280)

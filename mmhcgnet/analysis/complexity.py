@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mmhcgnet.engine.building import build_model as build_model
 from mmhcgnet.engine.errors import UsageError
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")

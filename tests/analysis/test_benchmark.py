@@ -15,6 +15,7 @@ from mmhcgnet.analysis import benchmark, compare, complexity, report, workloads
 from mmhcgnet.analysis.benchmark import CallCounter, Result, count_calls, count_kept_bytes
 from mmhcgnet.analysis.workloads import Workload, build
 from mmhcgnet.engine import UsageError
+from mmhcgnet.engine.building import build_model
 
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
 DETECTOR = str(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
@@ -262,7 +263,7 @@ def detector():
     cfg = Config.fromfile(DETECTOR)
     cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
     cfg.model.neck.in_channels = [72, 44, 30, 23]
-    return complexity.build_model(cfg)
+    return build_model(cfg)
 
 
 def test_a_detectors_second_stage_has_the_same_work_whatever_the_weights(detector):

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmhcgnet import HCGNet
 from mmhcgnet.analysis import compare, complexity, paper
 from mmhcgnet.engine import UsageError
+from mmhcgnet.engine.building import build_model
 
 SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 
@@ -18,7 +19,7 @@ def small_detector():
     cfg = Config.fromfile(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
     cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
     cfg.model.neck.in_channels = [72, 44, 30, 23]
-    return complexity.build_model(cfg)
+    return build_model(cfg)
 
 
 class Layers(nn.Module):
@@ -173,7 +174,7 @@ def count_as_mmdetection_1(config):
     Besides multiply-adds: biases, two operations of a norm, one of a ReLU and of a pooled entry; a
     transposed convolution at every position of its output, which is four times too many here.
     """
-    model = complexity.build_model(Config.fromfile(compare.config_path(config)))
+    model = build_model(Config.fromfile(compare.config_path(config)))
     probe, image = complexity._without_data(model, compare.COCO_SHAPE)
     total = 0
 

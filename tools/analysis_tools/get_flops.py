@@ -49,13 +49,14 @@ def count_config(args: argparse.Namespace) -> dict:
     from mmhcgnet import engine
     from mmhcgnet.analysis import compare, complexity
     from mmhcgnet.analysis.report import number, table
+    from mmhcgnet.engine.building import build_model
 
     path = compare.config_path(args.config) if "::" in args.config else args.config
     cfg = engine.load_config(str(path), args.cfg_options)
     engine.check_sections(cfg, "model")
     shape = complexity.input_shape(cfg, args.shape and complexity.read_size(args.shape))
     with engine.explain_misspelt_types():
-        model = complexity.build_model(cfg)
+        model = build_model(cfg)
     counts = complexity.count(model, shape)
 
     print(f"{args.config}, one image of {' x '.join(map(str, shape))}\n")

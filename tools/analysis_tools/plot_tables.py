@@ -42,7 +42,8 @@ def cifar_points(classes: int) -> list[Point]:
     """Million parameters and test errors of table 2 on CIFAR-``classes``."""
     from mmengine.config import Config
 
-    from mmhcgnet.analysis import compare, complexity, paper
+    from mmhcgnet.analysis import compare, paper
+    from mmhcgnet.engine.building import build_model
 
     points = []
     for entry in paper.CIFAR:
@@ -50,7 +51,7 @@ def cifar_points(classes: int) -> list[Point]:
         params = entry.params
         if params is None:
             path = compare.config_path(entry.config.format(classes))
-            model = complexity.build_model(Config.fromfile(path))
+            model = build_model(Config.fromfile(path))
             params = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         if error is not None:
             points.append(Point(entry.name, params, error, entry.ours))
