@@ -57,6 +57,7 @@ setup(
         "onedl": requirements("onedl"),
         "openmmlab": requirements("openmmlab"),
         "mim": requirements("mminstall"),
+        "analysis": requirements("analysis"),
         "safetensors": requirements("safetensors"),
         "tests": requirements("tests"),
     },

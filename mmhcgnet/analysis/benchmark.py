@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark.utils.timer import timer  # waits for the accelerator
 
+from mmhcgnet.engine.building import check_device
 from mmhcgnet.engine.errors import UsageError
 
 from .report import number
@@ -322,16 +323,6 @@ def measure(
         )
         for name in names
     ]
-
-
-def check_device(device: str) -> None:
-    """Check that there is such a device.
-
-    Raises:
-        UsageError: If it is ``'cuda'`` and PyTorch finds none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device: use --device cpu.")
 
 
 def describe_machine(device: str) -> dict[str, Any]:

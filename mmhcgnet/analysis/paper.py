@@ -1,4 +1,4 @@
-"""The tables of the paper, as data: what others are compared with.
+"""The tables of the paper and its figure 5, as data: what others are compared with.
 
 Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
 AAAI 2020, https://arxiv.org/abs/1908.09699. Every number here is the paper's, none was measured
@@ -65,6 +65,15 @@ class CocoEntry(Entry):
     mask_ap: float
     mask_ap50: float
     mask_ap75: float
+    config: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessEntry(Entry):
+    """A line of figure 5: top-1 accuracies on ImageNet after FGSM, by the size of the attack."""
+
+    name: str
+    accuracies: tuple[float, ...]
     config: str | None = None
 
 
@@ -144,4 +153,14 @@ COCO = (
         *("HCGNet-B-FPN", 32.1, 230.4, 38.3, 60.6, 41.3, 35.2, 57.5, 37.1),
         config="mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
     ),
+)
+
+# Sizes of the attack, for pictures in [0, 1]; the accuracies are those of the authors' repository.
+EPSILONS = (0, 0.001, 0.002, 0.003, 0.004, 0.005)
+ROBUSTNESS = (
+    RobustnessEntry("ResNet-50", (76.2, 38.4, 22.8, 15.8, 12.1, 10.2)),
+    RobustnessEntry("DenseNet-169", (76.0, 35.3, 19.4, 12.5, 9.4, 7.7)),
+    RobustnessEntry("ResNeXt-50", (77.6, 38.2, 23.9, 17.7, 14.8, 13.1)),
+    RobustnessEntry("Wide ResNet-50", (78.5, 43.9, 27.9, 20.2, 16.2, 13.9)),
+    RobustnessEntry("HCGNet-B", (78.5, 48.0, 41.5, 38.6, 37.0, 36.0)),
 )
