@@ -5,15 +5,25 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from traceback import walk_tb
 
 from mmhcgnet.models.pretrained import PretrainedMismatchError
 
 _RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
+_IN_WORKER = re.compile(r"'?Caught \S+ in DataLoader worker process")
+_LAST_ERROR = re.compile(r"^[\w.]*Error: ", re.MULTILINE)
+_TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
+_WORKER_DIED = re.compile(
+    r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
+)
+_CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
 
 
@@ -25,9 +35,16 @@ class MissingFileError(UsageError, FileNotFoundError):
     """A file or folder that the command line or the config names is not there."""
 
 
+class DataError(UsageError):
+    """Something is wrong with the images or annotations; the message names the file or key."""
+
+
 @contextmanager
 def report_usage_errors(launcher: str = "none") -> Iterator[None]:
     """Turn a mistake of the user into ``error: sentence`` on stderr and exit code 2.
+
+    So are faults of the data: what a data set raises while it is built or loads a sample, and the
+    end or silence of a dataloader's worker.
 
     In a distributed run rank 0 speaks first. The others wait: its failure makes torchrun stop
     them, so that they report only what rank 0 did not meet.
@@ -37,11 +54,58 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
     """
     try:
         yield
-    except (UsageError, PretrainedMismatchError) as error:
-        if int(os.environ.get(_RANK_VARIABLES.get(launcher, ""), 0)) > 0:
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        # PyTorch would raise from this signal, at any time, that a worker of a dataloader has died.
+        with suppress(AttributeError, ValueError):  # on Windows, in a thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if launched_rank(launcher) > 0:
             time.sleep(5)
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def launched_rank(launcher: str) -> int:
+    """The rank that a ``--launcher`` gives this process, 0 without one."""
+    return int(os.environ.get(_RANK_VARIABLES.get(launcher, ""), 0))
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
+    text = str(error)
+    in_worker = _IN_WORKER.match(text)
+    if isinstance(error, UsageError | PretrainedMismatchError):
+        # Raised in a worker, it arrives with the whole traceback for its message.
+        return _LAST_ERROR.split(text)[-1].strip() if in_worker else text
+    if in_worker:
+        told = textwrap.shorten(text.strip().rpartition("\n")[2], 400, placeholder=" …")
+        return f"A dataloader's worker cannot load a sample: {told}; {_CHECK_DATA}."
+    if match := _TIMED_OUT.match(text):
+        return (
+            f"A dataloader's worker has sent nothing for {match[1]} seconds, as when a file hangs "
+            "on a network drive: see to it that all images can be read, or wait for longer with "
+            "--cfg-options train_dataloader.timeout=SECONDS (or val_, test_; 0 for ever)."
+        )
+    match = _WORKER_DIED.search(text)
+    if match or _lost_worker(error):
+        return (
+            f"A dataloader's worker has ended ({match[0] if match else text}): if memory ran out, "
+            "use less of it with --cfg-options train_dataloader.num_workers=1 (or val_, test_; a "
+            f"bus error means that /dev/shm is full); if a file crashed it, {_CHECK_DATA}."
+        )
+    from .data_checks import explain_building_error
+
+    explained = explain_building_error(error)
+    return None if explained is None else str(explained)
+
+
+def _lost_worker(error: Exception) -> bool:
+    """Whether a worker was gone before the batch that it had announced was fetched from it."""
+    return isinstance(error, OSError | EOFError) and any(
+        frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from mmengine.device import get_device
 from .checks import TOOLBOXES, check_config_path, toolbox_missing
 from .errors import UsageError
 
+# Seconds after which a silent worker of a dataloader ends the run.
+WORKER_TIMEOUT = 300
+
 
 def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     """Read a config and merge ``--cfg-options`` into it.
@@ -163,7 +166,8 @@ def set_dataloader_defaults(
     """Complete the dataloaders and apply ``--no-pin-memory`` and ``--no-persistent-workers``.
 
     Classification configs rely on MMPretrain's tools for defaults that MMEngine does not have.
-    Workers persist only where there are any; PyTorch refuses the combination.
+    Workers persist only where there are any; PyTorch refuses the combination. The same holds for
+    the time in which one has to answer: five minutes unless the config has a ``timeout``.
     """
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(name)
@@ -177,6 +181,10 @@ def set_dataloader_defaults(
             loader.pin_memory = False
         if not persistent_workers or not loader.get("num_workers"):
             loader.persistent_workers = False
+        if loader.get("num_workers"):
+            loader.setdefault("timeout", WORKER_TIMEOUT)
+        else:
+            loader.pop("timeout", None)
 
 
 def set_visualization(

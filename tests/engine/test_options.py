@@ -109,6 +109,7 @@ def test_classification_loaders_get_mmpretrains_defaults():
         pin_memory=torch.cuda.is_available(),
         persistent_workers=True,
         collate_fn=dict(type="default_collate"),
+        timeout=300,
     )
     assert cfg.val_dataloader is None
 
@@ -116,7 +117,17 @@ def test_classification_loaders_get_mmpretrains_defaults():
 def test_detection_loaders_stay_as_they_are():
     cfg = loaders("mmdet", num_workers=2, persistent_workers=True)
     set_dataloader_defaults(cfg)
-    assert cfg.train_dataloader == dict(num_workers=2, persistent_workers=True)
+    assert cfg.train_dataloader == dict(num_workers=2, persistent_workers=True, timeout=300)
+
+
+def test_workers_have_to_answer_within_a_time_that_the_config_may_set():
+    cfg = loaders("mmdet", num_workers=2, timeout=7)
+    set_dataloader_defaults(cfg)
+    assert cfg.train_dataloader.timeout == 7
+    # PyTorch takes none where there is no worker.
+    cfg = loaders("mmdet", num_workers=0, timeout=7)
+    set_dataloader_defaults(cfg)
+    assert "timeout" not in cfg.train_dataloader
 
 
 def test_workers_persist_only_where_there_are_any():

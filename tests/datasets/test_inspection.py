@@ -1,0 +1,384 @@
+import gc
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmhcgnet.datasets.inspection import (
+    EXAMPLES,
+    Finding,
+    inspect_coco,
+    inspect_folders,
+    inspect_image,
+    inspect_images,
+    inspect_listing,
+    list_images,
+    merge,
+    read_coco,
+    read_list,
+)
+
+
+def noise(path, mode="RGB", kind="PNG", size=(30, 20), **kwargs):
+    Image.effect_noise(size, 60).convert(mode).save(path, kind, **kwargs)
+    return str(path)
+
+
+def kinds(findings, harmless=None):
+    return {f.kind: f.count for f in findings if harmless is None or f.harmless is harmless}
+
+
+# Images
+
+
+@pytest.mark.parametrize(
+    "mode, kind",
+    [("RGB", "PNG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("RGB", "JPEG"), ("L", "BMP")],
+)
+def test_good_images_pass(tmp_path, mode, kind):
+    path = noise(tmp_path / "a", mode, kind)
+    assert inspect_image(path, (20, 30)) == []
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_an_image_that_ends_early_is_found_also_where_opencv_reads_it(tmp_path, monkeypatch, read):
+    path = noise(tmp_path / "a.jpg", kind="JPEG", quality=95)
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) * 9 // 10])
+    # As some of its versions do, others do not.
+    image = np.zeros((20, 30, 3), np.uint8) if read else None
+    monkeypatch.setattr("cv2.imdecode", lambda *_: image)
+    (found,) = inspect_image(path)
+    assert found.kind == ("damaged image" if read else "undecodable image")
+    assert not found.harmless and "truncated" in found.sentence
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (b"", "empty image"),
+        (b"<html>404</html>", "undecodable image"),
+        (bytes(1000), "undecodable image"),
+    ],
+)
+def test_what_is_no_image_is_found(tmp_path, content, kind):
+    (tmp_path / "a.png").write_bytes(content)
+    assert kinds(inspect_image(str(tmp_path / "a.png"))) == {kind: 1}
+
+
+def test_what_is_no_file_is_found_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("gone", tmp_path / "link")
+    found = {
+        name: inspect_image(str(tmp_path / name))[0].examples[0]
+        for name in ("pipe", "link", "absent", ".")
+    }
+    ends = dict(pipe="is a pipe or device and no image", link="is a link to what does not exist")
+    ends |= {"absent": "does not exist", ".": "is a folder and no image"}
+    for name, end in ends.items():
+        assert found[name].startswith(str(tmp_path)) and found[name].endswith(end)
+    assert kinds(inspect_image("a\0b.png")) == {"unreadable image": 1}
+
+
+def test_an_image_of_16_bits_is_harmless(tmp_path):
+    array = np.random.default_rng(0).integers(0, 2**16, (20, 30), dtype=np.uint16)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    found = inspect_image(str(tmp_path / "a.png"))
+    assert kinds(found, harmless=True) == {"image of more than 8 bits": 1} and len(found) == 1
+
+
+def test_cmyk_is_harmless(tmp_path):
+    found = inspect_image(noise(tmp_path / "a.jpg", "CMYK", "JPEG"))
+    assert kinds(found, harmless=True) == {"CMYK image": 1} and len(found) == 1
+
+
+def test_the_size_is_the_one_after_the_rotation_of_the_camera(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = noise(tmp_path / "a.jpg", kind="JPEG", exif=exif)
+    assert inspect_image(path, (30, 20)) == []
+    (found,) = inspect_image(path, (20, 30))
+    assert "is 20 wide and 30 high where its annotations say 30 and 20" in found.sentence
+
+
+def test_many_images_keep_their_order_whatever_the_workers(tmp_path):
+    items = [(noise(tmp_path / f"{i}.png"), None) for i in range(20)]
+    (tmp_path / "7.png").write_bytes(b"")
+    alone, shared = (list(inspect_images(items, workers)) for workers in (0, 2))
+    assert alone == shared and [i for i, found in enumerate(alone) if found] == [7]
+
+
+def test_a_listing_finds_what_is_not_there_and_opens_nothing(tmp_path):
+    noise(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    os.symlink("a.png", tmp_path / "c.png")
+    os.mkfifo(tmp_path / "d.png")
+    paths = [str(tmp_path / f"{name}.png") for name in "abcde"] + [str(tmp_path / "no/f.png")]
+    assert kinds(inspect_listing(paths)) == {"image that is no file": 1, "missing image": 2}
+
+
+def test_findings_of_a_kind_are_counted_and_some_shown():
+    found = merge(Finding("empty", [f"{i}.png is empty"], "mend it") for i in range(9))
+    assert (found[0].count, len(found[0].examples)) == (9, EXAMPLES) and len(found) == 1
+    assert found[0].sentence == "0.png is empty (and 8 more like it): mend it."
+
+
+# COCO
+
+
+def content(**changes):
+    """Two images with two objects each, of two categories."""
+    objects = [
+        dict(
+            id=10 + i,
+            image_id=1 + i // 2,
+            category_id=5 + i % 2,
+            bbox=[2.5, 3, 9, 8],
+            area=72,
+            iscrowd=0,
+            segmentation=[[2, 3, 11, 3, 11.5, 11]],
+        )
+        for i in range(4)
+    ]
+    return (
+        dict(
+            images=[dict(id=i, file_name=f"{i}.png", height=20, width=30) for i in (1, 2)],
+            annotations=objects,
+            categories=[dict(id=5, name="cat"), dict(id=6, name="dog")],
+        )
+        | changes
+    )
+
+
+def inspect(content, classes=("cat", "dog"), **kwargs):
+    return inspect_coco(content, "a.json", classes, masks=True, evaluated=True, **kwargs)
+
+
+def test_good_annotations_pass(tmp_path):
+    for polygons in (False, True):
+        for indent in (None, 1):
+            (tmp_path / "a.json").write_text(json.dumps(content(), indent=indent))
+            found, findings = read_coco(str(tmp_path / "a.json"), polygons)
+            assert findings == [] and inspect(found) == []
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+def test_polygons_are_left_out_of_what_is_read_and_nothing_else(tmp_path, separators):
+    told = content(info=dict(note='"segmentation": [[1, "x"]]'), more=[[1], [2]])
+    told["annotations"][1]["segmentation"] = dict(size=[20, 30], counts=[600])
+    told["annotations"][2]["segmentation"] = [[1.25, 2.25] * 9, [7.25, 8.25] * 9]
+    told["annotations"][3]["segmentation"] = [[1.25, 2.25] * 99]
+    # Short ones and what could be wrong stay.
+    told["annotations"].append(told["annotations"][0] | dict(segmentation=[[1.25, None] * 99]))
+    (tmp_path / "a.json").write_text(json.dumps(told, separators=separators))
+    found, _ = read_coco(str(tmp_path / "a.json"))
+    whole, _ = read_coco(str(tmp_path / "a.json"), polygons=True)
+    assert whole == told
+    for i in (2, 3):
+        assert found["annotations"][i].pop("segmentation") == [[0]]
+        del told["annotations"][i]["segmentation"]
+    assert found == told
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        (b"", "is empty"),
+        (b"cat 1 2", "is no JSON"),
+        (b'{"images": [', "is no JSON"),
+        (b"\xff\x00\xfe", "is no JSON"),
+        (b"[" * 100000, "is no JSON"),
+        (b"[1]", "is a JSON list"),
+        (b"{}", "has no 'images'"),
+        (b'{"images": [{"id": 1}]}', "has no 'categories'"),
+        (b'{"images": {}, "categories": []}', "'images' that are no list"),
+        (b'{"images": [], "categories": []}', "names no image"),
+    ],
+)
+def test_what_is_no_coco_file_is_told(tmp_path, text, part):
+    (tmp_path / "a.json").write_bytes(text)
+    found, (finding,) = read_coco(str(tmp_path / "a.json"))
+    assert found == {} and part in finding.sentence and not finding.harmless
+
+
+def put(part, **values):
+    told = content()
+    told[part][1].update(values)
+    return told
+
+
+def lacking(part, key):
+    told = content()
+    del told[part][1][key]
+    return told
+
+
+@pytest.mark.parametrize(
+    "told, kind",
+    [
+        (lacking("images", "width"), "image without width"),
+        (lacking("annotations", "bbox"), "annotation without bbox"),
+        (lacking("annotations", "iscrowd"), "annotation without iscrowd"),
+        (lacking("categories", "name"), "category without name"),
+        (put("images", id=1), "duplicate image id"),
+        (put("annotations", id=10), "duplicate annotation id"),
+        (put("annotations", id=[10]), "annotation id that is no number"),
+        (put("categories", id=5), "duplicate category id"),
+        (put("images", height=0), "image size that is no size"),
+        (put("images", width="30"), "image size that is no size"),
+        (put("images", file_name=""), "image without a name"),
+        (put("annotations", bbox=[1, float("nan"), 2, 2]), "box that is no box"),
+        (put("annotations", bbox=[1, 1, float("inf"), 2]), "box that is no box"),
+        (put("annotations", bbox=[1, 1, 10**400, 2]), "box that is no box"),
+        (put("annotations", bbox=[1, 1, 2]), "box that is no box"),
+        (put("annotations", bbox=["1", "1", "2", "2"]), "box that is no box"),
+        (put("annotations", area=None), "box that is no box"),
+        (put("annotations", category_id=7), "unknown category"),
+        (put("annotations", category_id=[5]), "unknown category"),
+        (lacking("annotations", "segmentation"), "missing mask"),
+        (put("annotations", segmentation=[]), "missing mask"),
+        (put("annotations", segmentation="abc"), "mask that is no mask"),
+        (put("annotations", segmentation=dict(size=[5, 5], counts=[25])), "mask that is no mask"),
+        (put("annotations", segmentation=dict(size=[20, 30], counts=[7])), "mask that is no mask"),
+        (put("annotations", segmentation=[[1, 2, 3, 4, 5, float("nan")]]), "mask that is no mask"),
+        (put("annotations", segmentation=[[1, 2, 3, 4, 5, None]]), "mask that is no mask"),
+        (put("annotations", segmentation=[[1, 1, 2, 2]]), "mask of less than three points"),
+        (content(annotations=[]), "no annotations"),
+    ],
+)
+def test_faults_that_stop_a_run(told, kind):
+    assert kinds(inspect(told), harmless=False) == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    "told, kind",
+    [
+        (put("annotations", bbox=[5, 5, 0, 3]), "box without extent"),
+        (put("annotations", bbox=[5, 5, 3, -3]), "box without extent"),
+        (put("annotations", bbox=[5, 5, 0.5, 3]), "box smaller than a pixel"),
+        (put("annotations", bbox=[90, 90, 3, 3]), "box outside its image"),
+        (put("annotations", bbox=[20, 5, 15, 3]), "box beyond its image"),
+        (put("annotations", image_id=77), "unknown image"),
+    ],
+)
+def test_faults_that_a_run_copes_with(told, kind):
+    assert kinds(inspect(told)) == {kind: 1}
+    assert kinds(inspect(told), harmless=True) == {kind: 1}
+
+
+def test_a_mask_of_two_points_does_no_harm_in_training():
+    told = put("annotations", segmentation=[[1, 1, 2, 2]])
+    (found,) = inspect_coco(told, "a.json", masks=True)
+    assert (found.kind, found.harmless) == ("mask of less than three points", True)
+
+
+def test_an_example_names_the_annotation():
+    (found,) = inspect(put("annotations", bbox=[5, 5, 0, 3]))
+    assert "a.json has an annotation (id 11, image 1) whose box [5, 5, 0, 3]" in found.sentence
+
+
+def test_classes_are_looked_up_and_close_names_told():
+    (found,) = inspect(content(), classes=("cat", "dogg"))[:1]
+    assert "no category 'dogg' of the config's classes (did you mean 'dog'?)" in found.sentence
+    assert kinds(inspect(content(), classes=("dog", "cat"))) == {"classes in another order": 1}
+    assert kinds(inspect(content(), classes=("cat",)), harmless=True) == {"category left out": 1}
+    told = content()
+    told["categories"][1]["name"] = "cat"
+    assert "duplicate category" in kinds(inspect(told, classes=None), harmless=False)
+
+
+def test_classes_without_objects_are_told():
+    told = content()
+    for entry in told["annotations"]:
+        entry["category_id"] = 5
+    (found,) = inspect(told)
+    assert (found.kind, found.harmless) == ("class without objects", True)
+    assert "'dog'" in found.sentence
+
+
+def test_annotations_of_which_none_can_be_used_stop_a_run():
+    told = content()
+    for entry in told["annotations"]:
+        entry["bbox"] = [0.1, 0.1, 0.2, 0.2]  # as fractions
+    assert kinds(inspect(told), harmless=False) == {"no usable annotation": 1}
+
+
+def test_a_test_set_needs_no_labels():
+    assert kinds(inspect(content(annotations=[]), labelled=False)) == {"no annotations": 1}
+    assert kinds(inspect(content(annotations=[]), labelled=False), harmless=False) == {}
+
+
+# Classification
+
+
+def folders(root, **images):
+    for name, count in images.items():
+        (root / name).mkdir()
+        for i in range(count):
+            noise(root / name / f"{i}.PNG")
+    return str(root)
+
+
+def test_class_folders(tmp_path):
+    root = folders(tmp_path, cat=1, dog=2)
+    assert inspect_folders(root, (".png",)) == (["cat", "dog"], [])
+    assert inspect_folders(root, (".png",), ("cat", "dog"))[1] == []
+    # As ImageNet's classes and folders.
+    assert inspect_folders(root, (".png",), ("tench", "goldfish"))[1] == []
+    for classes, kind in (
+        (("cat", "dog", "eel"), "another number of classes"),
+        (("cat", "dgo"), "classes unlike folders"),
+        (("dog", "cat"), "classes unlike folders"),
+    ):
+        found = inspect_folders(root, (".png",), classes)[1]
+        assert list(kinds(found, harmless=False)) == [kind]
+    assert kinds(inspect_folders(root, (".jpg",))[1], harmless=False) == {"no images": 1}
+
+
+def test_class_folders_that_are_empty_or_hidden_or_absent(tmp_path):
+    root = folders(tmp_path, cat=1, dog=0)
+    assert kinds(inspect_folders(root, (".png",))[1], harmless=True) == {"class without images": 1}
+    (tmp_path / ".cache").mkdir()
+    assert kinds(inspect_folders(root, (".png",))[1], harmless=False) == {"hidden folder": 1}
+    found = inspect_folders(str(tmp_path / "cat"), (".png",))[1]
+    assert kinds(found, harmless=False) == {"no class folders": 1}
+
+
+def test_images_are_listed_as_mmpretrain_does(tmp_path):
+    root = folders(tmp_path, cat=2)
+    (tmp_path / "cat" / "deep").mkdir()
+    noise(tmp_path / "cat" / "deep" / "a.png")
+    noise(tmp_path / "cat" / ".hidden.png")
+    os.symlink("gone.png", tmp_path / "cat" / "link.png")
+    (tmp_path / "cat" / "notes.txt").write_text("")
+    names = [os.path.relpath(path, root) for path in list_images(root, (".png",))]
+    assert names == ["cat/0.PNG", "cat/1.PNG", "cat/deep/a.png"]
+
+
+@pytest.mark.parametrize(
+    "text, harmless, expected",
+    [
+        ("a b.png 0\nc.png 1\n", None, {}),
+        ("", False, {"empty annotation file": 1}),
+        ("\n\n", False, {"empty annotation file": 1}),
+        ("a.png 0\nc.png\n", False, {"line without a label": 1}),
+        ("a.png 0\n\nc.png x\n", False, {"line without a label": 2}),
+        ("a.png 0\nc.png 1\nd.png 2\ne.png -1", False, {"unknown label": 2}),
+        ("a.png 0\nc.png 0\n", True, {"class without images": 1}),
+        ("a.png 0\na.png 1\n", True, {"image listed twice": 1}),
+    ],
+)
+def test_lists_of_images(tmp_path, text, harmless, expected):
+    (tmp_path / "list.txt").write_text(text)
+    names, found = read_list(str(tmp_path / "list.txt"), num_classes=2)
+    assert kinds(found, harmless) == kinds(found) == expected
+    if not expected:
+        assert names == ["a b.png", "c.png"]
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    assert "no UTF-8 text" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
