@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench lint format clean
+.PHONY: help setup demo test test-gpu bench campaigns lint format clean
 
 help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
 	@echo "make test      run the tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
 	@echo "make bench     measure speed and memory against their targets (10 minutes on 2 cores)"
+	@echo "make campaigns  kill, damage, attack and mislead runs some 1,000 times (an hour on 2 cores)"
 	@echo "make lint      check the code's style; make format mends most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
@@ -33,6 +34,11 @@ test-gpu: setup
 
 bench: setup
 	@$(VENV_PYTHON) benchmarks/run.py $(BENCH_ARGS)
+
+# Each ends with a line that says what it has found, and with an error if anything got through.
+campaigns: setup
+	@for name in kills damage payloads data_faults properties; do \
+	  echo "== $$name"; $(VENV_PYTHON) tests/campaigns/$$name.py $(CAMPAIGN_ARGS) || exit 1; done
 
 lint: setup
 	@$(VENV_PYTHON) -m ruff check .

@@ -3,7 +3,7 @@
 The data: python tools/dataset_converters/make_shapes.py --classification
 """
 
-_base_ = "mmpretrain::_base_/default_runtime.py"
+_base_ = "./_base_/mmpretrain_runtime.py"
 
 num_classes = 5
 data_preprocessor = dict(
@@ -75,7 +75,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4, val_interval=1)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=4, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 default_hooks = dict(logger=dict(interval=20))

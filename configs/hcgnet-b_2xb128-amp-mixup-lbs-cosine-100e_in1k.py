@@ -6,7 +6,7 @@ Ours, not the paper's: expect more error than the paper's.
 _base_ = "./_base_/hcgnet_in1k.py"
 
 param_scheduler = [dict(type="CosineAnnealingLR", by_epoch=True, T_max=100, eta_min=0)]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=100, val_interval=1)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=100, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(type="AmpOptimWrapper")  # with a dynamic loss scale

@@ -6,7 +6,7 @@ better trained with mask-rcnn_hcgnet-b_fpn_1x_coco.py.
 """
 
 # A base may not have a dot in its first folder, as in mmdet::legacy_1.x/…
-_base_ = "mmdet::_base_/../legacy_1.x/mask-rcnn_r50_fpn_1x_coco_v1.py"
+_base_ = ["mmdet::_base_/../legacy_1.x/mask-rcnn_r50_fpn_1x_coco_v1.py", "./_base_/guards.py"]
 
 model = dict(
     backbone=dict(
@@ -34,3 +34,6 @@ param_scheduler = [
 
 # A last batch of one image would have no batch statistics where norms are trained.
 train_dataloader = dict(batch_sampler=dict(drop_last=True))
+
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")
+default_hooks = _base_.guards

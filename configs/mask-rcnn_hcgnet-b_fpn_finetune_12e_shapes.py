@@ -2,8 +2,7 @@
 
 For your own data: copy this file, replace the data set base (its images are resized to 96 pixels),
 and set ``num_classes`` in both heads and ``metainfo`` in every data set. The heads' class layers
-have other shapes than in the checkpoint; MMEngine lists them when it loads the rest and they start
-anew.
+have other shapes than in the checkpoint and start anew.
 """
 
 _base_ = ["./_base_/mask-rcnn_hcgnet-b_fpn.py", "./_base_/shapes_instance.py"]
@@ -22,8 +21,17 @@ train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(optimizer=dict(lr=0.0025))
 auto_scale_lr = dict(base_batch_size=2)
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12, val_interval=1)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=12, val_interval=1)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1 / 3, by_epoch=False, begin=0, end=100),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
 ]
+default_hooks = dict(
+    strict_load=dict(
+        replaced=[
+            "roi_head.bbox_head.fc_cls",
+            "roi_head.bbox_head.fc_reg",
+            "roi_head.mask_head.conv_logits",
+        ]
+    )
+)

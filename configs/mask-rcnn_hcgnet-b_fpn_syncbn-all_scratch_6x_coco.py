@@ -16,7 +16,7 @@ model = dict(
     ),
 )
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=72, val_interval=6)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=72, val_interval=6)
 param_scheduler = [
     dict(type="LinearLR", start_factor=1 / 3, by_epoch=False, begin=0, end=500),
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=72, milestones=[65, 71], gamma=0.1),

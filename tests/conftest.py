@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 
 from mmhcgnet.engine import ops_lack_the_gpu
 
@@ -20,3 +21,9 @@ def _seed():
 def _no_default_scope():
     """A Runner or a config that is built sets MMEngine's scope for the rest of the process."""
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def _loader_of_mmengine(monkeypatch):
+    """``use_safe_loader``, which the tools call, is for the rest of the process."""
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))

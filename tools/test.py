@@ -75,14 +75,12 @@ def test(args: argparse.Namespace) -> None:
 
     from mmhcgnet import engine
 
-    engine.register_safetensors()
+    engine.use_safe_loader()
     out_item = engine.decide_out_item(args.out, args.out_item)
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     engine.check_ops(cfg)
-    engine.check_checkpoint_path(args.checkpoint)
-    engine.check_not_official(args.checkpoint)
-    engine.check_deployed_alike(cfg, args.checkpoint)
+    engine.check_checkpoint(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
@@ -96,6 +94,7 @@ def test(args: argparse.Namespace) -> None:
         engine.set_deploy(cfg)
     if args.tta:
         engine.set_test_time_augmentation(cfg)
+    engine.set_guards(cfg)
     engine.check_data(cfg, "test")
     engine.prepare_distributed(cfg, training=False)
 

@@ -17,6 +17,13 @@ def parse_args() -> argparse.Namespace:
         metavar="CKPT",
         help="resume from this checkpoint, or from the latest one of the work directory",
     )
+    parser.add_argument(
+        "--replace",
+        nargs="+",
+        metavar="PART",
+        help="parts of the model that start anew when load_from gives weights to the rest, by the "
+        "beginnings of their tensors' names, such as roi_head.bbox_head.fc_cls",
+    )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (GPU)")
     parser.add_argument(
         "--no-validate", action="store_true", help="do not evaluate during training"
@@ -58,7 +65,7 @@ def train(args: argparse.Namespace) -> None:
 
     from mmhcgnet import engine
 
-    engine.register_safetensors()
+    engine.use_safe_loader()
     cfg = engine.load_config(args.config, args.cfg_options)
     engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
     engine.check_trainable(cfg)
@@ -74,12 +81,17 @@ def train(args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         engine.set_auto_scale_lr(cfg)
     resuming = engine.set_resume(cfg, args.resume)
+    if args.replace and (resuming or not cfg.get("load_from")):
+        raise engine.UsageError(
+            "--replace says what starts anew beside the weights of load_from, and this run "
+            + ("resumes: leave it out." if resuming else "has none: pass load_from=CHECKPOINT.")
+        )
     if cfg.get("load_from"):
-        engine.check_not_official(cfg.load_from)
-        engine.check_deployed_alike(cfg, cfg.load_from)
+        engine.check_checkpoint(cfg, cfg.load_from)
     if not resuming:
         engine.check_pretrained_files(cfg.model)
         engine.check_frozen_backbone(cfg)
+    engine.set_guards(cfg, args.replace)
     engine.check_data(cfg, "train", "val")
     engine.prepare_distributed(cfg, training=True)
 

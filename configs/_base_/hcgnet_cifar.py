@@ -1,6 +1,6 @@
 """HCGNet-A1 by the paper's CIFAR recipe, without the data set and the schedule."""
 
-_base_ = ["mmpretrain::_base_/default_runtime.py"]
+_base_ = "./mmpretrain_runtime.py"
 
 model = dict(
     type="ImageClassifier",

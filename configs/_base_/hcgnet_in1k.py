@@ -7,7 +7,7 @@ bytes (59 pictures, OpenCV 4.12 and Pillow 13).
 
 _base_ = [
     "mmpretrain::_base_/datasets/imagenet_bs64_pil_resize.py",
-    "mmpretrain::_base_/default_runtime.py",
+    "./mmpretrain_runtime.py",
 ]
 
 model = dict(

@@ -7,7 +7,7 @@ is the backbone.
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
     "./shapes_instance.py",
-    "mmdet::_base_/default_runtime.py",
+    "./mmdet_runtime.py",
 ]
 
 num_classes = 5
@@ -57,7 +57,7 @@ val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 
 max_epochs = 2
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(

@@ -2,7 +2,7 @@
 
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
-    "mmdet::_base_/default_runtime.py",
+    "./mmdet_runtime.py",
 ]
 
 model = dict(

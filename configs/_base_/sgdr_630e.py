@@ -14,6 +14,6 @@ param_scheduler = [
     )
 ]
 # Every cycle ends at a multiple of ten epochs.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=630, val_interval=10)
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=630, val_interval=10)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")

@@ -1,14 +1,9 @@
 """What surrounds a run: options, checks, launching, checkpoints, errors in one sentence."""
 
-from .checkpoints import (
-    encode_checkpoint,
-    read_checkpoint,
-    register_safetensors,
-    write_atomically,
-)
+from .building import build_model, load_model
+from .checkpoints import encode_checkpoint, read_checkpoint, use_safe_loader
 from .checks import (
-    check_checkpoint_path,
-    check_deployed_alike,
+    check_checkpoint,
     check_frozen_backbone,
     check_not_official,
     check_ops,
@@ -21,6 +16,8 @@ from .conversion import add_output_arguments, convert_file, make_parser
 from .data_checks import check_data
 from .deployment import deploy_file, switch_to_deploy
 from .errors import MissingFileError, UsageError, explain_misspelt_types, report_usage_errors
+from .files import write_atomically
+from .guards import set_guards
 from .launch import end_distributed, prepare_distributed
 from .options import (
     check_amp_training,
@@ -42,9 +39,9 @@ __all__ = [
     "MissingFileError",
     "UsageError",
     "add_output_arguments",
-    "check_checkpoint_path",
+    "build_model",
+    "check_checkpoint",
     "check_data",
-    "check_deployed_alike",
     "check_frozen_backbone",
     "check_not_official",
     "check_ops",
@@ -60,20 +57,22 @@ __all__ = [
     "end_distributed",
     "explain_misspelt_types",
     "load_config",
+    "load_model",
     "make_parser",
     "ops_lack_the_gpu",
     "prepare_distributed",
     "read_checkpoint",
-    "register_safetensors",
     "report_usage_errors",
     "set_amp_training",
     "set_auto_scale_lr",
     "set_dataloader_defaults",
     "set_deploy",
+    "set_guards",
     "set_resume",
     "set_test_time_augmentation",
     "set_visualization",
     "set_work_dir",
     "switch_to_deploy",
+    "use_safe_loader",
     "write_atomically",
 ]

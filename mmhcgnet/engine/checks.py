@@ -109,24 +109,43 @@ def check_trainable(cfg: Config) -> None:
         )
 
 
-def check_deployed_alike(cfg: Config, path: str) -> None:
-    """Check that config and local checkpoint agree on whether HCGNet is deployed; URLs pass.
+def check_checkpoint(cfg: Config, path: str) -> None:
+    """Check what can be told of a local checkpoint before the model is built; URLs pass.
+
+    Args:
+        cfg: The config that is to load it.
+        path: The file, which is read once.
+
+    Raises:
+        MissingFileError: If it is not there.
+        UsageError: If it cannot be read, is in one of the authors' own layouts, or is of a deployed
+            HCGNet and the config's is none, or the other way round.
+    """
+    check_checkpoint_path(path)
+    if not is_local(path):
+        return
+    weights = find_weights(read_checkpoint(path))
+    if layout := official_layout(weights):
+        raise UsageError(explain_official(path, layout))
+    if _has_hcgnet(cfg):
+        compare_deployed(path, holds_deployed(weights), has_deployed_hcgnet(cfg))
+
+
+def compare_deployed(path: str, in_file: bool, in_config: bool) -> None:
+    """Check that a checkpoint and a model are both of a deployed HCGNet or both not.
 
     The tensors have other names then: MMEngine would load what fits and leave the rest random.
 
     Raises:
-        UsageError: If they do not.
+        UsageError: If they are not alike.
     """
-    if not _has_hcgnet(cfg) or not is_local(path):
-        return
-    file_deployed = holds_deployed(find_weights(read_checkpoint(path)))
-    if file_deployed and not has_deployed_hcgnet(cfg):
+    if in_file and not in_config:
         raise UsageError(
             f"The checkpoint {path} is of a deployed HCGNet and the config's is none: to test it "
             "pass --cfg-options model.backbone.deploy=True, and to train name the checkpoint that "
             "it was made of."
         )
-    if has_deployed_hcgnet(cfg) and not file_deployed:
+    if in_config and not in_file:
         raise UsageError(
             f"The config's HCGNet is deployed (model.backbone.deploy=True) and the checkpoint "
             f"{path} is of one that is not: leave deploy=True out and pass --deploy, or convert "

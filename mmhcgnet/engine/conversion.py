@@ -12,9 +12,10 @@ from mmhcgnet.convert import Converted, LayoutError
 from mmhcgnet.models import ARCHITECTURES
 from mmhcgnet.models.pretrained import find_weights
 
-from .checkpoints import encode_checkpoint, read_checkpoint, write_atomically
+from .checkpoints import encode_checkpoint, read_checkpoint
 from .checks import check_checkpoint_path
 from .errors import UsageError
+from .files import write_atomically
 
 FOLDER = "checkpoints"
 TERMS = (

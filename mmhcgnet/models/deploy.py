@@ -73,7 +73,7 @@ def _check_layers(network: HCGNet) -> None:
     if others:
         raise ValueError(
             "HCGNet is deployed with BN, ReLU and PyTorch's convolutions, and this one has "
-            f"{', '.join(sorted(others))}: use it as it is."
+            f"{', '.join(sorted(others))}: use it as it is, without deploy=True."
         )
 
 

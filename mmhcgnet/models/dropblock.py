@@ -33,10 +33,12 @@ class DropBlock(nn.Module):
 
     def __init__(self, block_size: int, drop_prob: float = 0.1) -> None:
         super().__init__()
-        if not isinstance(block_size, int) or block_size < 1:
+        if type(block_size) is not int or block_size < 1:
             raise ValueError(f"block_size must be an integer above 0, got {block_size!r}.")
-        if not 0 <= drop_prob < 1:
-            raise ValueError(f"drop_prob must be at least 0 and below 1, got {drop_prob!r}.")
+        if type(drop_prob) not in (int, float) or not 0 <= drop_prob < 1:
+            raise ValueError(
+                f"drop_prob must be a number of at least 0 and below 1, got {drop_prob!r}."
+            )
         self.block_size = block_size
         self.drop_prob = drop_prob
         self.strength = 1.0

@@ -6,11 +6,12 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from mmcv.cnn import build_conv_layer, build_norm_layer
+from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -35,21 +36,59 @@ def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
     ]
 
 
+@contextmanager
+def _naming(key: str, cfg: Any) -> Iterator[None]:
+    """Let what MMCV's builders raise say which config they could not build."""
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("type"), str | type):
+        raise ValueError(f"{key} must be a dict with the type of a layer, got {cfg!r}.")
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError) as error:
+        reason = str(error.args[0] if error.args else error)
+        if isinstance(error, RuntimeError) and "Failed to get" not in reason:
+            raise  # none of the registries', such as a lack of memory
+        raise ValueError(f"No layer can be built from {key}={cfg!r}: {reason}") from error
+
+
+def build_conv(conv_cfg: dict | None, *args: Any, **kwargs: Any) -> nn.Module:
+    """Build a convolution; arguments as those of ``Conv2d``.
+
+    Raises:
+        ValueError: If ``conv_cfg`` is not the config of a convolution.
+    """
+    with _naming("conv_cfg", dict(type="Conv2d") if conv_cfg is None else conv_cfg):
+        return build_conv_layer(conv_cfg, *args, **kwargs)
+
+
+def build_act(act_cfg: dict) -> nn.Module:
+    """Build an activation.
+
+    Raises:
+        ValueError: If ``act_cfg`` is not the config of a layer.
+    """
+    with _naming("act_cfg", act_cfg):
+        return build_activation_layer(act_cfg)
+
+
 def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
     """Build a norm layer for ``num_features`` channels.
 
     Raises:
-        ValueError: If ``norm_cfg`` is a group norm whose groups are not given or do not divide
-            ``num_features``, an instance norm, or PyTorch's layer norm.
+        ValueError: If ``norm_cfg`` is not the config of a norm layer, or is a group norm whose
+            groups are not given or do not divide ``num_features``, an instance norm, or PyTorch's
+            layer norm.
     """
-    num_groups = norm_cfg.get("num_groups")
+    num_groups = norm_cfg.get("num_groups") if isinstance(norm_cfg, dict) else None
+    if num_groups is not None and (type(num_groups) is not int or num_groups < 1):
+        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, which is no integer above 0.")
     if num_groups is not None and num_features % num_groups:
         raise ValueError(
             f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "
             f"{num_features} channels; num_groups=1 divides every width."
         )
     try:
-        norm = build_norm_layer(norm_cfg, num_features)[1]
+        with _naming("norm_cfg", norm_cfg):
+            norm = build_norm_layer(norm_cfg, num_features)[1]
     except AssertionError as error:  # MMCV's, without a word
         raise ValueError(
             "norm_cfg is a group norm without num_groups: num_groups=1 divides every width of "
@@ -166,8 +205,8 @@ class UpdateGate(Gate):
         mid_channels = 2 * channels // reduction
         init_cfg = neutral_init(["attention3", "attention5"], ["expand3", "expand5"])
         super().__init__(2 * channels, mid_channels, norm_cfg, init_cfg)
-        self.attention3 = build_conv_layer(conv_cfg, channels, 1, 1)
-        self.attention5 = build_conv_layer(conv_cfg, channels, 1, 1)
+        self.attention3 = build_conv(conv_cfg, channels, 1, 1)
+        self.attention5 = build_conv(conv_cfg, channels, 1, 1)
         self.expand3 = nn.Linear(mid_channels, channels)
         self.expand5 = nn.Linear(mid_channels, channels)
 
@@ -196,7 +235,7 @@ class ForgetGate(Gate):
         mid_channels = channels // reduction
         init_cfg = neutral_init(["attention"], ["expand"])
         super().__init__(channels, mid_channels, norm_cfg, init_cfg)
-        self.attention = build_conv_layer(conv_cfg, channels, 1, 1)
+        self.attention = build_conv(conv_cfg, channels, 1, 1)
         self.expand = nn.Linear(mid_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:

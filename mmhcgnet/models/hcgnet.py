@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmcv.cnn import build_activation_layer, build_conv_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -24,8 +24,13 @@ from torch.utils.checkpoint import checkpoint
 from . import training
 from .deploy import deploy as deploy_network
 from .dropblock import DropBlock
-from .gates import ForgetGate, UpdateGate, build_norm
+from .gates import ForgetGate, UpdateGate, build_act, build_conv, build_norm
 from .pretrained import check_pretrained
+
+
+def _positive(value: Any, *kinds: type) -> bool:
+    """Whether a value is a finite number above 0 of one of these types, and no truth value."""
+    return type(value) in kinds and 0 < value < math.inf
 
 
 def _positive_ints(values: Any) -> bool:
@@ -33,7 +38,7 @@ def _positive_ints(values: Any) -> bool:
         isinstance(values, Sequence)
         and not isinstance(values, str)
         and len(values) > 0
-        and all(isinstance(value, int) and value > 0 for value in values)
+        and all(_positive(value, int) for value in values)
     )
 
 
@@ -86,12 +91,10 @@ class Architecture:
             raise ValueError(f"stem must be 'imagenet' or 'cifar', got {self.stem!r}.")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(field.default, int | float) and not (
-                isinstance(value, int if isinstance(field.default, int) else int | float)
-                and value > 0
-            ):
-                kind = "an integer" if isinstance(field.default, int) else "a number"
-                raise ValueError(f"{field.name} must be {kind} above 0, got {value!r}.")
+            if type(field.default) is int and not _positive(value, int):
+                raise ValueError(f"{field.name} must be an integer above 0, got {value!r}.")
+            if type(field.default) is float and not _positive(value, int, float):
+                raise ValueError(f"{field.name} must be a number above 0, got {value!r}.")
 
     @classmethod
     def create(cls, arch: str | dict) -> Architecture:
@@ -162,7 +165,7 @@ class PreActivation(BaseModule):
     def __init__(self, channels: int, cfgs: LayerConfigs, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
         self.norm = build_norm(cfgs.norm, channels)
-        self.act = build_activation_layer(cfgs.act)
+        self.act = build_act(cfgs.act)
 
     def activate(self, x: Tensor) -> Tensor:
         """Normalise and activate ``(N, C, H, W)``."""
@@ -195,7 +198,7 @@ class PreActConv(PreActivation):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(in_channels, cfgs, init_cfg)
-        self.conv = build_conv_layer(
+        self.conv = build_conv(
             cfgs.conv,
             in_channels,
             out_channels,
@@ -246,13 +249,15 @@ class SMG(BaseModule):
             if channels < 1 or channels % groups:
                 raise ValueError(
                     f"A squeeze of {squeeze_channels} to {out_channels} channels cannot be split "
-                    f"into {groups} groups: choose growth rates and ratios of which both widths "
-                    f"are multiples of {groups}."
+                    f"into {groups} groups: choose growth_rates, squeeze_ratio and groups (in "
+                    "transitions transition_ratio, transition_squeeze_ratio and "
+                    "transition_groups) such that it divides both widths."
                 )
         if out_channels < reduction:
             raise ValueError(
                 f"A gate on {out_channels} channels has nothing left after a reduction of "
-                f"{reduction}: choose a reduction of at most {out_channels}."
+                f"{reduction}: choose growth_rates and reduction (in transitions transition_ratio "
+                "and transition_reduction) such that it is at most the channels."
             )
         self.out_channels = out_channels
         self.with_cp = with_cp
@@ -351,18 +356,16 @@ class TransitionInput(BaseModule):
 def build_stem(in_channels: int, arch: Architecture, cfgs: LayerConfigs) -> Sequential:
     """Build the stem: ``(N, in_channels, H, W)`` to ``(N, C_0, H / stride, W / stride)``."""
     if arch.stem == "cifar":
-        conv = build_conv_layer(
-            cfgs.conv, in_channels, arch.stem_channels, 3, padding=1, bias=False
-        )
+        conv = build_conv(cfgs.conv, in_channels, arch.stem_channels, 3, padding=1, bias=False)
         return Sequential(OrderedDict(conv=conv))
     layers = []
     widths = (in_channels, 32, 32, arch.stem_channels)
     for i, (width, next_width) in enumerate(itertools.pairwise(widths)):
-        conv = build_conv_layer(
+        conv = build_conv(
             cfgs.conv, width, next_width, 3, stride=2 if i == 0 else 1, padding=1, bias=False
         )
         norm = build_norm(cfgs.norm, next_width)
-        act = build_activation_layer(cfgs.act)
+        act = build_act(cfgs.act)
         layers.append(Sequential(OrderedDict(conv=conv, norm=norm, act=act)))
     return Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
 
@@ -429,15 +432,21 @@ class HCGNet(BaseModule):
     ) -> None:
         if init_cfg is None:
             init_cfg = dict(type="Kaiming", layer="Conv2d", mode="fan_in")
+        for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+            if not (isinstance(cfg, dict) and "type" in cfg):
+                raise ValueError(f"init_cfg must be a dict with a type, or several, got {cfg!r}.")
         super().__init__(init_cfg)
         self.arch = Architecture.create(arch)
         num_stages = len(self.arch.depths)
-        if not (isinstance(in_channels, int) and in_channels > 0):
+        if not _positive(in_channels, int):
             raise ValueError(f"in_channels must be an integer above 0, got {in_channels!r}.")
         if type(frozen_stages) is not int or frozen_stages not in range(-1, num_stages + 1):
             raise ValueError(
                 f"frozen_stages must be an integer from -1 to {num_stages}, got {frozen_stages!r}."
             )
+        for name, value in dict(norm_eval=norm_eval, with_cp=with_cp, deploy=deploy).items():
+            if type(value) is not bool:  # 'no' would count as True
+                raise ValueError(f"{name} must be True or False, got {value!r}.")
         self.out_indices = _normalise_indices(out_indices, num_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -446,8 +455,8 @@ class HCGNet(BaseModule):
         self.deployed = False
         cfgs = LayerConfigs(
             conv=conv_cfg,
-            norm=norm_cfg or dict(type="BN"),
-            act=act_cfg or dict(type="ReLU", inplace=True),
+            norm=dict(type="BN") if norm_cfg is None else norm_cfg,
+            act=dict(type="ReLU", inplace=True) if act_cfg is None else act_cfg,
         )
 
         self.stem = build_stem(in_channels, self.arch, cfgs)
@@ -463,7 +472,7 @@ class HCGNet(BaseModule):
             stage_strides.append(stride)
             if i == num_stages - 1:
                 self.norm = build_norm(cfgs.norm, channels)
-                self.act = build_activation_layer(cfgs.act)
+                self.act = build_act(cfgs.act)
             elif i == last:
                 self.transitions.append(TransitionInput(channels, cfgs))
             else:
@@ -471,7 +480,7 @@ class HCGNet(BaseModule):
                 self.transitions.append(transition)
                 channels = transition.out_channels
                 stride *= 2
-        self.dropblock = DropBlock(**dropblock) if dropblock else None
+        self.dropblock = None if dropblock is None else _build_dropblock(dropblock)
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
         self._has_training_form = training.has_training_form(self)
@@ -642,6 +651,15 @@ class HCGNet(BaseModule):
             if name.startswith(module):
                 return depth, num_layers
         return num_layers - 2, num_layers
+
+
+def _build_dropblock(arguments: dict) -> DropBlock:
+    if not isinstance(arguments, dict):
+        raise ValueError(f"dropblock must be a dict of arguments or None, got {arguments!r}.")
+    try:
+        return DropBlock(**arguments)
+    except TypeError as error:
+        raise ValueError(f"dropblock={arguments!r}: {error}") from error
 
 
 def _normalise_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:

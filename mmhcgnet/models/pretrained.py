@@ -9,8 +9,9 @@ from __future__ import annotations
 import os.path as osp
 from collections.abc import Iterable
 
+import torch
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 CONVERTERS = dict(classification="official_to_mmpretrain.py", detection="official_to_mmdet.py")
 
@@ -31,7 +32,7 @@ def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) ->
     Raises:
         FileNotFoundError: If a local file is missing.
         PretrainedMismatchError: If the file lacks a tensor of the backbone or has it in another
-            shape.
+            shape, or with numbers that are not finite.
     """
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         if cfg and cfg["type"] in ("Pretrained", "PretrainedInit"):
@@ -52,7 +53,7 @@ def check_covers(backbone: nn.Module, weights: dict, path: str, prefix: str) -> 
     """Check that weights read from ``path`` hold every tensor of the backbone.
 
     Raises:
-        PretrainedMismatchError: If one is missing or of another shape.
+        PretrainedMismatchError: If one is missing, of another shape or not finite.
     """
     found = {
         name.removeprefix(prefix): tensor.shape
@@ -71,6 +72,10 @@ def check_covers(backbone: nn.Module, weights: dict, path: str, prefix: str) -> 
             f"The pretrained weights {path} do not fit the backbone under the prefix {prefix!r}: "
             f"{listed(missing, 'missing')}, {listed(other, 'of another shape')}. "
             "Use the checkpoint of the same arch, or give the prefix its keys have."
+        )
+    if broken := not_finite({name: weights[prefix + name] for name in wanted}):
+        raise PretrainedMismatchError(
+            f"The pretrained weights {path} are broken: {listed(broken, 'not finite')}. Use others."
         )
 
 
@@ -92,6 +97,19 @@ def find_weights(checkpoint: dict) -> dict:
         if isinstance(checkpoint.get(key), dict):
             return checkpoint[key]
     return checkpoint
+
+
+def not_finite(weights: dict) -> list[str]:
+    """Name the tensors that hold NaN or an infinity."""
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    return [name for name, tensor in tensors.items() if not is_finite(tensor)]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor an infinity."""
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        tensor = tensor.float()  # PyTorch does not test numbers of 8 bits
+    return bool(torch.isfinite(tensor).all())
 
 
 def official_layout(names: Iterable[str]) -> str | None:

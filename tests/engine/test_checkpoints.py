@@ -1,26 +1,36 @@
 import builtins
+import contextlib
+import functools
 import io
 import os
 import pickle
 import tarfile
+import threading
+import uuid
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from safetensors.torch import save_file
 from torch import nn
 
 from mmhcgnet.convert.matching import best_accuracy
 from mmhcgnet.engine import (
+    MissingFileError,
     UsageError,
     check_not_official,
     encode_checkpoint,
     read_checkpoint,
     write_atomically,
 )
+from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.engine.checks import check_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(7)}
 
@@ -90,11 +100,11 @@ def loader():
     )
 
 
-def test_what_mmengine_saves_is_read(tmp_path):
-    """All that a Runner saves: optimiser, schedulers, averaged weights, history and scores."""
-    runner = Runner(
+def make_runner(folder, **options):
+    return Runner(
         model=Model(),
-        work_dir=str(tmp_path),
+        work_dir=str(folder),
+        experiment_name=uuid.uuid4().hex,
         train_dataloader=loader(),
         val_dataloader=loader(),
         train_cfg=dict(by_epoch=True, max_epochs=2),
@@ -107,11 +117,27 @@ def test_what_mmengine_saves_is_read(tmp_path):
             dict(type="OneCycleLR", eta_max=0.02, total_steps=4, by_epoch=False),
             dict(type="ReduceOnPlateauLR", monitor="accuracy/top1", rule="greater"),
         ],
-        default_hooks=dict(checkpoint=dict(type="CheckpointHook", save_best="auto")),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1, save_best="auto")),
         custom_hooks=[dict(type="EMAHook")],
         log_level="ERROR",
+        **options,
     )
-    runner.train()
+
+
+def plain(value):
+    """What can be compared: histories and functions by what they hold and are called."""
+    if isinstance(value, HistoryBuffer):
+        return [list(part) for part in value.data], value.max_length
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [plain(child) for child in value]
+    return getattr(value, "__qualname__", value)
+
+
+def test_what_mmengine_saves_is_read(tmp_path):
+    """All that a Runner saves: optimiser, schedulers, averaged weights, history and scores."""
+    make_runner(tmp_path).train()
     path = str(tmp_path / "epoch_2.pth")
     saved, read = torch.load(path, weights_only=False), read_checkpoint(path)
     assert read.keys() == saved.keys()
@@ -123,9 +149,47 @@ def test_what_mmengine_saves_is_read(tmp_path):
     assert torch.equal(
         read["optimizer"]["state"][0]["exp_avg"], saved["optimizer"]["state"][0]["exp_avg"]
     )
-    assert len(read["param_schedulers"]) == 4
+    # Also the function by which OneCycleLR anneals.
+    assert plain(read["param_schedulers"]) == plain(saved["param_schedulers"])
+    assert plain(read["message_hub"]) == plain(saved["message_hub"])
+    histories = read["message_hub"]["log_scalars"].values()
+    assert histories and all(type(history) is HistoryBuffer for history in histories)
+    assert pickle.loads(pickle.dumps(read["message_hub"])).keys() == saved["message_hub"].keys()
     # The converter to the authors' layout states this one.
     assert best_accuracy(read) == 75.5 and type(best_accuracy(read)) is float
+
+
+def test_what_was_read_goes_on(tmp_path):
+    """The schedulers and the history of the log are as they would have been."""
+    make_runner(tmp_path / "whole").train()
+    use_safe_loader()
+    start = str(tmp_path / "whole" / "epoch_1.pth")
+    resumed = make_runner(tmp_path / "resumed", load_from=start, resume=True)
+    resumed.train()
+    whole, other = (
+        torch.load(tmp_path / folder / "epoch_2.pth", weights_only=False)
+        for folder in ("whole", "resumed")
+    )
+    assert plain(other["param_schedulers"]) == plain(whole["param_schedulers"])
+    log = other["message_hub"]["log_scalars"]
+    assert {key: len(value.data[0]) for key, value in log.items()} == {
+        key: len(value.data[0]) for key, value in whole["message_hub"]["log_scalars"].items()
+    }
+
+
+def test_arrays_of_numbers_are_read(tmp_path):
+    """MMPose keeps some in the description of a data set."""
+    arrays = [np.arange(6.0).reshape(2, 3), np.float32([]), np.asfortranarray(np.eye(3)[:2])]
+    arrays += [np.array(7), np.array([True, False]), np.arange(3, dtype=">i4")]
+    nested = dict(a=(arrays[0], [arrays[1]]), b=[(arrays[2],)], c=arrays[3:], again=arrays[0])
+    nested["itself"] = nested["b"]
+    read = read_checkpoint(save(tmp_path / "a.pth", dict(meta=nested)))["meta"]
+    for one, other in zip(
+        (read["a"][0], read["a"][1][0], read["b"][0][0], *read["c"]), arrays, strict=True
+    ):
+        assert type(one) is np.ndarray and np.array_equal(one, other)
+        assert one.dtype == other.dtype.newbyteorder("=") and one.flags.writeable
+    assert read["again"] is read["a"][0] and read["itself"] is read["b"]
 
 
 class Payload:
@@ -175,12 +239,75 @@ def test_the_asked_for_is_named(tmp_path):
         read_checkpoint(path)
 
 
-def test_stand_ins_do_nothing(tmp_path):
-    """Of what MMEngine's history names, a file gets neither the functions nor the arrays."""
-    calls = dict(attribute=Payload(getattr, torch.ones(1), "shape"), array=np.ones(3))
-    read = read_checkpoint(save(tmp_path / "a.pth", calls))
-    assert not isinstance(read["attribute"], torch.Size)
-    assert not isinstance(read["array"], np.ndarray)
+ARRAY = dict(
+    texts=lambda array: np.array(["a", "b"]),
+    objects=lambda array: np.array([{}, 1], dtype=object),
+    fields=lambda array: np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
+    complex=lambda array: array.astype("c16"),
+)
+
+
+@pytest.mark.parametrize("kind", ARRAY)
+def test_other_arrays_than_of_numbers_are_refused(tmp_path, kind):
+    path = save(tmp_path / "a.pth", dict(extra=ARRAY[kind](np.ones(2))))
+    with pytest.raises(UsageError, match=r"it asks for numpy\.dtype,"):
+        read_checkpoint(path)
+
+
+class State:
+    """An object that is made by a function and gets a state."""
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __reduce__(self):
+        return self.parts
+
+
+RECONSTRUCT = np.ones(1).__reduce__()[0]
+NUMBER = np.dtype("f8")
+BROKEN = {
+    "too few bytes": (1, (9,), NUMBER, False, b"12345678"),
+    "too many bytes": (1, (1,), NUMBER, False, b"1234567812345678"),
+    "negative shape": (1, (-1, -1), NUMBER, False, b"12345678"),
+    "no shape": (1, "shape", NUMBER, False, b"12345678"),
+    "no type": (1, (1,), None, False, b"12345678"),
+    "no bytes": (1, (1,), NUMBER, False, [1] * 8),
+    "no state": 7,
+    "another byte order": (
+        1,
+        (1,),
+        State(np.dtype, ("f8", False, True), (3, "O,")),
+        False,
+        b"1" * 8,
+    ),
+}
+
+
+@pytest.mark.parametrize("state", BROKEN)
+def test_an_array_that_is_none_is_refused(tmp_path, state):
+    array = State(RECONSTRUCT, (np.ndarray, (0,), b"b"), BROKEN[state])
+    path = save(tmp_path / "a.pth", dict(extra=array))
+    with pytest.raises(UsageError, match=r"cannot be read: it is damaged|asks for numpy\.dtype"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "owner", [torch.ones(1), np.ndarray, dict], ids=["tensor", "array", "dict"]
+)
+def test_attributes_of_other_things_are_refused(tmp_path, owner):
+    path = save(tmp_path / "a.pth", dict(extra=Payload(getattr, owner, "shape")))
+    with pytest.raises(UsageError, match=r"it asks for (builtins\.)?(getattr|dict),"):
+        read_checkpoint(path)
+
+
+def test_the_functions_of_a_history_are_this_processs_own(tmp_path):
+    """A file could replace them, for all histories."""
+    before = dict(HistoryBuffer._statistics_methods)
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    history.__dict__["_statistics_methods"] = dict(mean=Payload(getattr, HistoryBuffer, "max"))
+    read = read_checkpoint(save(tmp_path / "a.pth", dict(extra=history)))["extra"]
+    assert read.statistics("mean") == 1.5 and HistoryBuffer._statistics_methods == before
 
 
 def test_an_archive_by_tar_is_refused(tmp_path):
@@ -201,7 +328,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, share, legacy):
     path = save(tmp_path / "a.pth", dict(net={"a": torch.ones(500)}), legacy)
     content = (tmp_path / "a.pth").read_bytes()
     (tmp_path / "a.pth").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UsageError, match="damaged or cut short, or no checkpoint"):
+    with pytest.raises(UsageError, match="damaged or cut short"):
         read_checkpoint(path)
 
 
@@ -232,6 +359,124 @@ def test_no_file_and_no_dict(tmp_path):
         read_checkpoint(save(tmp_path / "a.pth", [torch.ones(1)]))
 
 
+# MMEngine's names of checkpoints
+
+
+def load(name):
+    return CheckpointLoader.load_checkpoint(name, map_location="cpu")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves a folder: the folder, and the beginning of its URLs."""
+    (tmp_path / "served").mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("MMENGINE_HOME", str(tmp_path / "mmengine"))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path / "served", f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_every_scheme_of_mmengine_is_read_safely():
+    use_safe_loader()
+    modules = {loader.__module__ for loader in CheckpointLoader._schemes.values()}
+    assert modules == {"mmhcgnet.engine.checkpoints"}
+
+
+def test_the_text_of_a_config_is_left_out(tmp_path):
+    path = save(
+        tmp_path / "a.pth",
+        dict(
+            meta=dict(config="1", cfg="2", epoch=3),
+            message_hub=dict(
+                runtime_info=dict(cfg="4", seed=5), resumed_keys=dict(cfg=True), log_scalars={}
+            ),
+            state_dict=WEIGHTS,
+        ),
+    )
+    use_safe_loader()
+    read = load(path)
+    assert read["meta"] == dict(epoch=3)
+    assert read["message_hub"] == dict(runtime_info=dict(seed=5), resumed_keys={}, log_scalars={})
+
+
+def test_local_files_are_found(tmp_path, monkeypatch):
+    use_safe_loader()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "a.pth", dict(state_dict=WEIGHTS))
+    assert load("~/a.pth").keys() == {"state_dict"}
+    with pytest.raises(MissingFileError, match=r"The checkpoint absent\.pth does not exist"):
+        load("absent.pth")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_url_is_fetched_once(server, name):
+    folder, url = server
+    (folder / name).write_bytes(encode_checkpoint(dict(state_dict=WEIGHTS), name))
+    use_safe_loader()
+    for _ in range(2):
+        assert load(f"{url}/{name}")["state_dict"].keys() == WEIGHTS.keys()
+        (folder / name).unlink(missing_ok=True)
+    assert os.path.exists(os.path.join(torch.hub.get_dir(), "checkpoints", name))
+
+
+def test_what_cannot_be_fetched_is_told(server):
+    folder, url = server
+    use_safe_loader()
+    with pytest.raises(UsageError, match=rf"{url}/absent\.pth cannot be fetched: .*404"):
+        load(f"{url}/absent.pth")
+
+
+def test_what_was_fetched_and_is_none_is_not_kept(server):
+    folder, url = server
+    use_safe_loader()
+    (folder / "a.pth").write_bytes(b"<html>log in</html>")
+    with pytest.raises(UsageError, match="no checkpoint of PyTorch"):
+        load(f"{url}/a.pth")
+    save(folder / "a.pth", dict(state_dict=WEIGHTS))
+    assert load(f"{url}/a.pth")["state_dict"].keys() == WEIGHTS.keys()
+
+
+def test_names_in_a_zoo_are_looked_up(server, monkeypatch):
+    folder, url = server
+    save(folder / "a.pth", dict(state_dict={"backbone.a": torch.ones(1), "head.a": torch.ones(1)}))
+    os.makedirs(os.environ["MMENGINE_HOME"])
+    save(os.path.join(os.environ["MMENGINE_HOME"], "local.pth"), dict(state_dict=WEIGHTS))
+    known = dict(model=f"{url}/a.pth")
+    for zoo in ("get_torchvision_models", "get_mmcls_models"):
+        monkeypatch.setattr(f"mmhcgnet.engine.checkpoints.{zoo}", lambda: known)
+    monkeypatch.setattr(
+        "mmhcgnet.engine.checkpoints.get_external_models", lambda: dict(known, own="local.pth")
+    )
+    monkeypatch.setattr(
+        "mmhcgnet.engine.checkpoints.get_deprecated_model_names", lambda: dict(old="model")
+    )
+    use_safe_loader()
+    for name in ("torchvision://model", "modelzoo://model", "openmmlab://model"):
+        assert len(load(name)["state_dict"]) == 2
+    assert len(load("open-mmlab://old")["state_dict"]) == 2
+    assert load("open-mmlab://own")["state_dict"].keys() == WEIGHTS.keys()
+    assert load("mmcls://model")["state_dict"].keys() == {"a"}
+    with pytest.raises(UsageError, match=r"no checkpoint torchvision://modle \(did you mean model"):
+        load("torchvision://modle")
+    with pytest.raises(UsageError, match="pavi://model is not read from there"):
+        load("pavi://model")
+
+
+def test_an_object_store_is_read(tmp_path, monkeypatch):
+    class Store:
+        @contextlib.contextmanager
+        def get_local_path(self, name):
+            yield save(tmp_path / "a.pth", dict(state_dict=WEIGHTS, name=name))
+
+    monkeypatch.setattr("mmhcgnet.engine.checkpoints.get_file_backend", lambda *_, **__: Store())
+    use_safe_loader()
+    for name in ("s3://bucket/a.pth", "cluster:s3://bucket/a.pth", "petrel://bucket/a.pth"):
+        assert load(name)["name"] == name
+
+
 @pytest.mark.parametrize(
     ("name", "converter"),
     [
@@ -253,6 +498,31 @@ def test_other_checkpoints_and_urls_pass(tmp_path):
     check_not_official(save(tmp_path / "a.pth", dict(state_dict=WEIGHTS)))
     check_not_official(save(tmp_path / "a.pth", WEIGHTS))
     check_not_official("https://example.com/a.pth")
+
+
+@pytest.mark.parametrize("in_config", [False, True], ids=["plain", "deployed"])
+@pytest.mark.parametrize("in_file", [False, True], ids=["of-plain", "of-deployed"])
+def test_deployed_and_plain_are_told_apart_before_anything_is_built(tmp_path, in_file, in_config):
+    name = "backbone.stages.0.0.squeeze1.norm." + ("low" if in_file else "weight")
+    path = save(tmp_path / "a.pth", dict(state_dict={name: torch.ones(1)}))
+    cfg = Config(dict(model=dict(backbone=dict(type="mmhcgnet.HCGNet", deploy=in_config))))
+    if in_file == in_config:
+        check_checkpoint(cfg, path)
+    else:
+        with pytest.raises(UsageError, match=f"{path} is of .*deploy=True"):
+            check_checkpoint(cfg, path)
+    cfg.model.backbone.type = "ResNet"
+    check_checkpoint(cfg, path)
+
+
+def test_a_checkpoint_is_checked_before_anything_is_built(tmp_path):
+    cfg = Config(dict(model=dict(type="ImageClassifier")))
+    with pytest.raises(MissingFileError, match="absent.pth does not exist"):
+        check_checkpoint(cfg, str(tmp_path / "absent.pth"))
+    official = save(tmp_path / "a.pth", {"module.a.conv1_1x1.norm.bias": torch.ones(1)})
+    with pytest.raises(UsageError, match="official_to_mmpretrain.py"):
+        check_checkpoint(cfg, official)
+    check_checkpoint(cfg, "https://example.com/a.pth")
 
 
 # Writing
@@ -277,7 +547,7 @@ def test_safetensors_of_others_hold_tensors_alone(tmp_path):
     save_file(WEIGHTS, tmp_path / "a.safetensors", metadata=dict(format="pt"))
     assert set(read_checkpoint(str(tmp_path / "a.safetensors"))) == {"state_dict"}
     save_file(WEIGHTS, tmp_path / "a.safetensors", metadata=dict(mmhcgnet="[1]"))
-    with pytest.raises(UsageError, match="cannot be read: its entry mmhcgnet is no dict"):
+    with pytest.raises(UsageError, match="cannot be read: its entry mmhcgnet is not as"):
         read_checkpoint(str(tmp_path / "a.safetensors"))
 
 
@@ -295,6 +565,18 @@ def test_safetensors_are_an_option(tmp_path, monkeypatch):
     (tmp_path / "b.safetensors").write_bytes(b"")
     with pytest.raises(UsageError, match=r"b\.safetensors needs .*pip install 'mmhcgnet\[safe"):
         read_checkpoint(str(tmp_path / "b.safetensors"))
+
+
+def test_any_flipped_bit_in_safetensors_is_found(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(encode_checkpoint(dict(meta=dict(epoch=3), state_dict=WEIGHTS), str(path)))
+    content = path.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UsageError, match="a.safetensors (is damaged|cannot be read)"):
+            read_checkpoint(str(path))
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])

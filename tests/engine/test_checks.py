@@ -6,13 +6,13 @@ from mmengine.config import Config
 from mmhcgnet.engine import (
     MissingFileError,
     UsageError,
-    check_checkpoint_path,
     check_ops,
     check_pretrained_files,
     check_sections,
     checks,
     load_config,
 )
+from mmhcgnet.engine.checks import check_checkpoint_path
 
 
 def test_a_misspelt_config_names_the_closest(tmp_path):

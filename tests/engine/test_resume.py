@@ -1,12 +1,45 @@
+import os
+import shutil
+
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import save_checkpoint
 
-from mmhcgnet.engine import MissingFileError, drop_pretrained, set_resume
+from mmhcgnet.engine import MissingFileError, UsageError, drop_pretrained, set_resume
+from mmhcgnet.engine.files import ATOMIC
 
 
 def config(work_dir, **kwargs):
     return Config(dict(work_dir=str(work_dir), **kwargs))
+
+
+def save(path, iteration, time="20260101_120000", **changes):
+    """Write what a run saves."""
+    checkpoint = dict(
+        meta=dict(epoch=0, iter=iteration, time=time),
+        state_dict=dict(weight=torch.ones(5)),
+        optimizer=dict(state={}),
+        message_hub={},
+    )
+    checkpoint.update(changes)
+    checkpoint = {key: value for key, value in checkpoint.items() if value is not None}
+    save_checkpoint(checkpoint, str(path), backend_args=dict(backend=ATOMIC))
+    return str(path)
+
+
+def damage(path):
+    content = bytearray(open(path, "rb").read())
+    content[content.index(torch.ones(5).numpy().tobytes())] ^= 1
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def found(work_dir, **kwargs):
+    cfg = config(work_dir, **kwargs)
+    assert set_resume(cfg, "auto") is True and cfg.resume is True
+    return cfg.load_from
 
 
 def test_without_a_checkpoint_the_run_starts_anew_from_its_load_from(tmp_path):
@@ -18,11 +51,116 @@ def test_without_a_checkpoint_the_run_starts_anew_from_its_load_from(tmp_path):
 
 @pytest.mark.parametrize("resume, own", [("auto", False), (None, True)])
 def test_the_latest_checkpoint_is_found(resume, own, tmp_path):
-    (tmp_path / "epoch_3.pth").write_text("")
-    (tmp_path / "last_checkpoint").write_text(f"{tmp_path}/epoch_3.pth")
+    path = save(tmp_path / "epoch_3.pth", 30)
     cfg = config(tmp_path, resume=own)
     assert set_resume(cfg, resume) is True
-    assert cfg.resume is True and cfg.load_from == f"{tmp_path}/epoch_3.pth"
+    assert cfg.resume is True and cfg.load_from == path
+
+
+@pytest.mark.parametrize("pointer", [None, "", "epoch_2.pth", "elsewhere/epoch_3.pth"])
+def test_the_pointer_may_be_lost_empty_stale_or_of_another_folder(tmp_path, pointer):
+    save(tmp_path / "epoch_2.pth", 20)
+    path = save(tmp_path / "epoch_10.pth", 100)
+    if pointer is not None:
+        (tmp_path / "last_checkpoint").write_text(pointer)
+    assert found(tmp_path) == path
+
+
+def test_the_newest_run_counts_and_not_the_longest_or_the_date_of_the_file(tmp_path):
+    save(tmp_path / "epoch_9.pth", 90, time="20250101_120000")
+    path = save(tmp_path / "epoch_3.pth", 30, time="20260101_120000")
+    save(tmp_path / "epoch_2.pth", 20, time="20260101_110000")
+    os.utime(path, (0, 0))
+    assert found(tmp_path) == path
+    # Within a second, the iteration.
+    assert found(tmp_path) != save(tmp_path / "iter_29.pth", 29)
+    path = save(tmp_path / "interrupted_iter_31.pth", 31)
+    assert found(tmp_path) == path
+
+
+def test_time_zones_do_not_count_where_the_hook_has_noted_a_time_without(tmp_path):
+    """Saved by a machine in the east, and an hour later by one in the west."""
+    for name, local, seconds in (
+        ("a", "20260101_200000", 1e9),
+        ("b", "20260101_130000", 1e9 + 3600),
+    ):
+        meta = dict(epoch=0, iter=10, time=local, unix_time=seconds)
+        path = save(tmp_path / f"{name}.pth", 10, meta=meta)
+    assert found(tmp_path) == path
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "no optimiser", "no iteration"])
+def test_one_that_cannot_be_resumed_from_is_passed_over_with_its_reason(tmp_path, kind, capsys):
+    old = save(tmp_path / "epoch_2.pth", 20)
+    new = save(tmp_path / "epoch_3.pth", 30)
+    if kind == "flipped":
+        damage(new)
+    elif kind == "no optimiser":
+        save(new, 30, optimizer=None)
+    elif kind == "no iteration":
+        save(new, 30, meta=None)
+    else:
+        os.truncate(new, 0 if kind == "empty" else os.path.getsize(new) - 1)
+    assert found(tmp_path) == old
+    out = capsys.readouterr().out
+    reason = "holds no optimiser" if kind.startswith("no") else "damaged or cut short"
+    assert f"Passed over: The checkpoint {new}" in out and reason in out
+    assert f"Resuming from {old}, iteration 20" in out
+
+
+def test_only_one_process_prints(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    path = save(tmp_path / "epoch_2.pth", 20)
+    assert found(tmp_path, launcher="pytorch") == path
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_never_starts_over_where_checkpoints_are(tmp_path):
+    for step in (2, 3):
+        damage(save(tmp_path / f"epoch_{step}.pth", 10 * step))
+    with pytest.raises(UsageError, match=r"none to resume from.*epoch_3\.pth is damaged.* 1 more"):
+        set_resume(config(tmp_path), "auto")
+
+
+def test_the_best_alone_are_nothing_to_resume_from(tmp_path):
+    save(tmp_path / "best_accuracy_epoch_3.pth", 30, optimizer=None)
+    assert set_resume(config(tmp_path), "auto") is False
+
+
+def test_a_program_in_a_checkpoint_is_passed_over_and_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    old = save(tmp_path / "epoch_2.pth", 20)
+    save(tmp_path / "epoch_3.pth", 30, message_hub=Payload())
+    assert found(tmp_path) == old
+    assert not (tmp_path / "ran").exists()
+
+
+def test_it_looks_where_and_for_what_the_hook_saves(tmp_path):
+    work_dir = tmp_path / "work_dirs" / "run"
+    hook = dict(out_dir=str(tmp_path / "out"), filename_tmpl="step-{}.ckpt")
+    kwargs = dict(default_hooks=dict(checkpoint=hook))
+    path = save(tmp_path / "out" / "run" / "step-3.ckpt", 30)
+    save(tmp_path / "out" / "another" / "step-4.ckpt", 40)
+    assert found(work_dir, **kwargs) == path
+    assert found(f"{work_dir}/", **kwargs) == path
+
+
+def test_a_work_dir_may_be_moved(tmp_path):
+    path = save(tmp_path / "old" / "epoch_3.pth", 30)
+    (tmp_path / "old" / "last_checkpoint").write_text(path)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert found(tmp_path / "new") == f"{tmp_path}/new/epoch_3.pth"
+
+
+def test_the_pointer_counts_where_nothing_else_does(tmp_path):
+    path = save(tmp_path / "elsewhere" / "epoch_3.pth", 30)
+    (tmp_path / "last_checkpoint").write_text(path)
+    assert found(tmp_path) == path
+    (tmp_path / "last_checkpoint").write_text("s3://bucket/epoch_3.pth")
+    assert found(tmp_path) == "s3://bucket/epoch_3.pth"
 
 
 def test_a_named_checkpoint_must_exist(tmp_path):
@@ -30,7 +168,7 @@ def test_a_named_checkpoint_must_exist(tmp_path):
         set_resume(config(tmp_path), f"{tmp_path}/epoch_3.pth")
 
 
-def test_a_work_dir_that_was_moved_is_explained(tmp_path):
+def test_a_pointer_to_nothing_is_explained(tmp_path):
     (tmp_path / "last_checkpoint").write_text("elsewhere/epoch_3.pth")
     with pytest.raises(MissingFileError, match="last_checkpoint names elsewhere/epoch_3.pth"):
         set_resume(config(tmp_path), "auto")

@@ -39,3 +39,13 @@ def test_the_authors_files_are_refused_with_the_converter(tmp_path, save, conver
     network = HCGNet("A1", init_cfg=init_cfg)
     with pytest.raises(PretrainedMismatchError, match=f"model_converters/{converter} {path}`"):
         network.init_weights()
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    network = HCGNet("A1")
+    weights = network.state_dict()
+    weights["stem.conv.weight"] = weights["stem.conv.weight"] / 0
+    torch.save(weights, tmp_path / "a.pth")
+    network.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "a.pth"))
+    with pytest.raises(PretrainedMismatchError, match=r"1 not finite \(stem\.conv\.weight\)"):
+        network.init_weights()

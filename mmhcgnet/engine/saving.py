@@ -1,0 +1,400 @@
+"""Saving so that a crash, a full disk or a signal loses nothing that was saved before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process, master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
+
+from mmhcgnet.models.pretrained import listed
+
+from .checkpoints import encode_checkpoint, read_checkpoint
+from .checks import is_local
+from .errors import UsageError
+from .files import ATOMIC, remove_temporary, write_atomically
+
+INTERRUPTED = "interrupted_iter_{}.pth"
+UNIX_TIME = "unix_time"  # what meta calls it, beside MMEngine's local time
+_OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, with files that are whole or not there.
+
+    It takes the same arguments. On a local disk a checkpoint is written to a temporary file,
+    flushed to the disk, named, and only then ``last_checkpoint`` points at it; it holds its own
+    SHA-256 (see :func:`~mmhcgnet.engine.files.seal`). Everywhere, what it replaces is deleted
+    last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
+    :class:`InterruptHook` has saved. A checkpoint tells what it replaces, so that a run that was
+    killed before it could delete that does so when it resumes.
+
+    Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
+    in the folder of the run, which may have been moved.
+
+    Raises:
+        UsageError: While saving, if weights are not finite or a file cannot be written, as on a
+            full disk. What was saved before is still there.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder, and tidy up what a killed run has left there."""
+        if self.out_dir is not None:
+            self.out_dir = str(self.out_dir)
+        folder = self.out_dir or runner.work_dir
+        if self.file_client_args is None and _writes_locally(folder, self.backend_args):
+            self.backend_args = dict(backend=ATOMIC)
+        self._local = (self.backend_args or {}).get("backend") == ATOMIC
+        super().before_train(runner)
+        self._saved_iter: int | None = None
+        self._former_bests: dict[str, str | None] = {}
+        self._find_former(runner)
+        if is_main_process():
+            if self._local:
+                remove_temporary(self.out_dir)
+            # The run that saved what this one resumes from may have been killed before it did this.
+            if self.last_ckpt is not None:
+                self._point(runner, self.last_ckpt)
+            # The checkpoint that says so has been loaded, so it is safe.
+            self._remove(runner, runner.message_hub.get_info(_OUTDATED, []))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are not finite, and note the time in a form that has no time zone.
+
+        Raises:
+            UsageError: If some are not.
+        """
+        bad = {
+            name
+            for key in ("state_dict", "ema_state_dict")
+            for name, value in checkpoint.get(key, {}).items()
+            if isinstance(value, Tensor) and not torch.isfinite(value).all()
+        }
+        if bad:
+            raise UsageError(
+                f"No checkpoint is saved at iteration {checkpoint['meta']['iter']}: "
+                f"{listed(sorted(bad), 'of the weights not finite')}; {self._newest()}, and a "
+                "lower learning rate or clipped gradients may keep the numbers finite."
+            )
+        checkpoint["meta"][UNIX_TIME] = time.time()
+
+    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str:
+        """Save what it takes to resume, at once, unless it was saved already.
+
+        Args:
+            runner: The runner.
+            epoch: The number of epochs that are done.
+            iteration: The number of iterations that are done.
+
+        Returns:
+            The file's path.
+        """
+        if self._saved_iter != iteration:
+            meta = dict(epoch=epoch, iter=iteration)
+            self._save(runner, INTERRUPTED.format(iteration), meta, optimizer=True, scheduler=True)
+        return self.last_ckpt
+
+    def has_saved(self, iteration: int) -> bool:
+        """Whether the newest checkpoint is of this iteration, so that a run can end here."""
+        return self._saved_iter == iteration
+
+    def _find_former(self, runner: Runner) -> None:
+        """Look for what the hub names in this run's folder, which may have been moved."""
+        hub = runner.message_hub
+
+        def here(key: str) -> str | None:
+            path = hub.get_info(key) if key in hub.runtime_info else None
+            if not path:
+                return None
+            path = self.file_backend.join_path(self.out_dir, os.path.basename(path))
+            return path if self.file_backend.exists(path) else None
+
+        self.last_ckpt = here("last_ckpt")
+        self._set_bests(
+            {key: here(f"best_ckpt_{key}" if key else "best_ckpt") for key in self._bests()}
+        )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        name = self.filename_tmpl.format(step)
+        outdated = self._replaced_bests()
+        if self.max_keep_ckpts > 0:
+            # It is saved once more after a validation that was better.
+            if step in self.keep_ckpt_ids:
+                self.keep_ckpt_ids.remove(step)
+            elif len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        if self._local:
+            outdated += [path.name for path in Path(self.out_dir).glob(INTERRUPTED.format("*"))]
+        outdated = [former for former in outdated if former != name]
+        runner.message_hub.update_info(_OUTDATED, outdated)
+        self._save(runner, name, meta, self.save_optimizer, self.save_param_scheduler, **self.args)
+        self._remove(runner, outdated)
+        runner.message_hub.update_info(_OUTDATED, [])
+
+    def _save(
+        self,
+        runner: Runner,
+        name: str,
+        meta: dict,
+        optimizer: bool,
+        scheduler: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Write a checkpoint, then point at it."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=optimizer,
+                save_param_scheduler=scheduler,
+                meta=meta,
+                by_epoch=False,  # meta tells both
+                backend_args=self.backend_args,
+                **kwargs,
+            )
+        except OSError as error:
+            raise self._not_written(f"The checkpoint {path}", error) from error
+        self.last_ckpt, self._saved_iter = path, meta["iter"]
+        self._point(runner, path)
+
+    @master_only
+    def _point(self, runner: Runner, path: str) -> None:
+        pointer = os.path.join(runner.work_dir, "last_checkpoint")
+        try:
+            write_atomically(pointer, path.encode())
+        except OSError as error:
+            raise self._not_written(pointer, error) from error
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        # MMEngine deletes a former best one first, so it is not told of any until all is saved.
+        self._former_bests = self._bests()
+        self._set_bests(dict.fromkeys(self._former_bests))
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            raise self._not_written("The best checkpoint", error) from error
+        self._remove(runner, self._replaced_bests())
+        new = {key: path for key, path in self._bests().items() if path}
+        self._set_bests(self._former_bests | new)
+        self._former_bests = {}
+
+    def _bests(self) -> dict[str, str | None]:
+        """The best checkpoints by their metrics; a single one, which may be "auto", by ""."""
+        if self.save_best is None:
+            return {}
+        single = len(self.key_indicators) == 1
+        return {"": self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
+
+    def _set_bests(self, bests: dict[str, str | None]) -> None:
+        if "" in bests:
+            self.best_ckpt_path = bests[""]
+        else:
+            self.best_ckpt_path_dict = bests
+
+    def _replaced_bests(self) -> list[str]:
+        """Names of former best checkpoints that a validation has found better ones than."""
+        new = self._bests()
+        return [
+            os.path.basename(former)
+            for key, former in self._former_bests.items()
+            if former and new[key] and os.path.basename(former) != os.path.basename(new[key])
+        ]
+
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        if not self._local:
+            return super()._publish_model(runner, ckpt_path)
+        checkpoint = read_checkpoint(ckpt_path)
+        published = {key: checkpoint[key] for key in self.published_keys if key in checkpoint}
+        content = encode_checkpoint(published, ckpt_path)
+        stem, digest = os.path.splitext(ckpt_path)[0], hashlib.sha256(content).hexdigest()
+        path = f"{stem}-{digest[:8]}.pth"
+        try:
+            self.file_backend.put(content, path)
+        except OSError as error:
+            raise self._not_written(f"The checkpoint {path}", error) from error
+        runner.logger.info(f"The checkpoint {ckpt_path} is published to {path}.")
+
+    @master_only
+    def _remove(self, runner: Runner, names: list[str]) -> None:
+        for name in names:
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):  # as DeepSpeed saves
+                self.file_backend.rmtree(path)
+            else:
+                continue
+            runner.logger.info(f"The checkpoint {path} is removed: a newer one has replaced it.")
+
+    def _not_written(self, what: str, error: OSError) -> UsageError:
+        return UsageError(
+            f"{what} could not be written ({error.strerror or error}): make room for it, or give "
+            f"another default_hooks.checkpoint.out_dir, and resume; {self._newest()}."
+        )
+
+    def _newest(self) -> str:
+        if self.last_ckpt is None:
+            return "nothing was saved before"
+        return f"what was saved before is safe, {self.last_ckpt} being the newest"
+
+
+def _writes_locally(folder: str, backend_args: dict | None) -> bool:
+    return is_local(folder) and backend_args in (None, {}, dict(backend="local"))
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """At SIGTERM or SIGINT (Ctrl-C), save a checkpoint and end.
+
+    The signal may reach any of the processes of a distributed run, and all end alike: after the
+    next iteration in which the optimiser makes a step, as gradients that are still accumulated
+    would be lost. The file is ``interrupted_iter_<n>.pth``, and :class:`SafeCheckpointHook`, which
+    this hook needs, deletes it once it has saved the next checkpoint. The exit code is 128 and the
+    signal's number, as a shell has it. During a validation a run ends at once if the state before
+    it has been saved, or else at its end.
+
+    A second signal, a second or more after the first, ends the process at once. Before and after
+    the training, signals act as ever, and one that the process was started to ignore stays
+    ignored.
+    """
+
+    # After whatever else belongs to the state that is saved.
+    priority = "LOWEST"
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._since = 0.0
+        self._former: dict[int, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the signals over."""
+        savers = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+        self._saver = savers[0] if savers else None
+        if self._saver is None:
+            runner.logger.warning(
+                "mmhcgnet.InterruptHook does nothing without an mmhcgnet.SafeCheckpointHook."
+            )
+            return
+        self._pid = os.getpid()
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets no other thread handle signals.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._former[number] = signal.signal(number, self._receive)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """End here, but for the last iteration of an epoch, which ends with it."""
+        if not _has_epochs(runner) or not self.end_of_epoch(runner.train_dataloader, batch_idx):
+            self._end_if_asked(runner, runner.epoch, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """End here."""
+        if _has_epochs(runner):
+            self._end_if_asked(runner, runner.epoch + 1, runner.iter)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """End here if nothing is left to be saved.
+
+        The model may have EMA's weights now. Processes may have different numbers of batches to
+        validate, so that those of a distributed run cannot agree here.
+        """
+        if self._received and get_world_size() == 1 and self._saver.has_saved(runner.iter):
+            self._end_if_asked(runner, runner.epoch, runner.iter)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """End here."""
+        if self._former:
+            self._end_if_asked(runner, runner.epoch, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the signals back, and obey the one that has come too late to stop anything."""
+        self._restore()
+        if self._received:
+            raise SystemExit(128 + self._received)
+
+    def _end_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
+        if self._saver is None or not _has_stepped(runner.optim_wrapper):
+            return
+        number = self._received
+        if get_world_size() > 1:
+            numbers = torch.tensor(number)
+            all_reduce(numbers, op="max")
+            number = int(numbers)
+        if not number:
+            return
+        path = self._saver.save_interrupted(runner, epoch, iteration)
+        # A process that ends makes the launcher end the others.
+        barrier()
+        self._restore()
+        runner.logger.info(
+            f"Ended by {signal.Signals(number).name} after iteration {iteration}: saved {path}, "
+            "from which --resume goes on."
+        )
+        raise SystemExit(128 + number)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            # A child that was forked, as dataloaders' workers are. A terminal sends SIGINT to all,
+            # and the training needs its workers until it has saved.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        if not self._received:
+            self._received, self._since = number, time.monotonic()
+            # Neither print nor logging may be used in here: they may be at work already.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: saving after this iteration; again to end at once\n".encode())
+        # At Ctrl-C torchrun sends the signal once more than the terminal does.
+        elif time.monotonic() - self._since >= 1:
+            self._restore()
+            os.kill(self._pid, number)
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former.clear()
+
+
+def _has_epochs(runner: Runner) -> bool:
+    return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _has_stepped(optim_wrapper: OptimWrapper | OptimWrapperDict) -> bool:
+    """Whether no gradients are accumulated for a later step."""
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return all(wrapper.should_update() for wrapper in optim_wrapper.values())
+    return optim_wrapper.should_update()

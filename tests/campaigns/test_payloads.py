@@ -1,0 +1,54 @@
+"""A small part of the campaign: each kind is alive and refused, and each way in refuses one."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmhcgnet.engine import UsageError, read_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent))
+from payloads import PAYLOADS, bites, prepare
+
+losses = HistoryBuffer([1.5], [1])
+GENUINE = dict(
+    meta=dict(epoch=1, iter=2),
+    state_dict=dict(a=torch.ones(3)),
+    optimizer=dict(state={}, param_groups=[dict(lr=0.1, params=[0])]),
+    message_hub=dict(log_scalars={"train/loss": losses}, runtime_info={}, resumed_keys={}),
+)
+
+
+@pytest.mark.parametrize("kind", PAYLOADS)
+def test_a_malicious_file_runs_nothing(tmp_path, kind):
+    payload = PAYLOADS[kind]
+    if payload.runs:
+        assert bites(kind, tmp_path, copy.deepcopy(GENUINE))
+    mark, path = tmp_path / "mark", tmp_path / f"file{payload.suffix}"
+    path.write_bytes(payload.make(copy.deepcopy(GENUINE), f"open('{mark}', 'w')"))
+    if payload.loads:
+        read_checkpoint(str(path))
+    else:
+        with pytest.raises(UsageError) as error:
+            read_checkpoint(str(path))
+        assert "\n" not in str(error.value)
+    assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    with prepare(tmp_path_factory.mktemp("payloads")) as case:
+        yield case
+
+
+def test_no_way_in_runs_anything(case):
+    failures = {entry: case.try_entry("exec", entry) for entry in case.entries}
+    assert len(failures) == 15 and not any(failures.values()), failures
+
+
+@pytest.mark.parametrize("entry", ["--resume PATH", "DetInferencer-alone"])
+def test_the_text_of_a_config_is_not_executed(case, entry):
+    assert case.try_entry("runtime_info.cfg", entry) is None

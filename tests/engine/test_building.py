@@ -1,0 +1,103 @@
+"""Weights fit a model fully or are refused in one sentence."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmhcgnet.engine import MissingFileError, UsageError
+from mmhcgnet.engine.building import build_model, load_model
+
+pytest.importorskip("mmpretrain.models")
+
+PATH = "weights.pth"
+
+
+@pytest.fixture
+def cfg(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.py").touch()  # MMEngine reads what it names
+    cfg = dict(
+        default_scope="mmpretrain",
+        model=dict(
+            type="ImageClassifier",
+            backbone=dict(
+                type="mmhcgnet.HCGNet",
+                arch=dict(depths=(1, 1), growth_rates=(8, 8), stem="cifar"),
+            ),
+            neck=dict(type="GlobalAveragePooling"),
+            head=dict(type="LinearClsHead", num_classes=3, in_channels=20),
+        ),
+    )
+    return Config(cfg, filename="tiny.py")
+
+
+def weights_of(cfg):
+    weights = build_model(cfg).state_dict()
+    return {k: v.clone().normal_() if v.is_floating_point() else v for k, v in weights.items()}
+
+
+def test_every_tensor_is_the_files(cfg):
+    weights = weights_of(cfg)
+    averaged = dict(state_dict=weights, ema_state_dict=dict(steps=torch.tensor(3)))
+    torch.save(averaged, PATH)
+    model = load_model(cfg, PATH)
+    assert not any(module.training for module in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(weights[name])
+    torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, PATH)
+    assert load_model(cfg, PATH).state_dict()["head.fc.bias"].equal(weights["head.fc.bias"])
+
+
+def test_a_network_with_buffers_of_integers(cfg):
+    cfg.model.backbone = dict(
+        type="SwinTransformer", img_size=32, window_size=2, patch_size=4,
+        arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 1]), out_indices=(1,),
+    )  # fmt: skip
+    cfg.model.head.in_channels = 16
+    weights = weights_of(cfg)
+    assert any(tensor.dtype == torch.int64 for tensor in weights.values())
+    torch.save(weights, PATH)
+    load_model(cfg, PATH)
+
+
+MISFITS = {
+    "missing": (lambda w: w.pop("head.fc.bias"), r"tiny.py: 1 missing \(head.fc.bias\); name"),
+    "unknown": (lambda w: w.update(more=torch.ones(1)), r"1 unknown \(more\)"),
+    "shape": (
+        lambda w: w.update({"head.fc.bias": torch.ones(7)}),
+        r"1 of another shape \(head.fc.bias \(7,\) instead of \(3,\)\)",
+    ),
+    "no tensor": (lambda w: w.update({"head.fc.bias": 3}), r"head.fc.bias \(\) instead of"),
+    "deployed": (lambda w: w.update({"a.squeeze1.norm.low": 3}), "is of a deployed HCGNet"),
+    "official": (
+        lambda w: w.update({"a.conv1_1x1.b": 3}),
+        "in the layout of the authors.* convert it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_what_does_not_fit_is_refused(cfg, case):
+    change, sentence = MISFITS[case]
+    weights = weights_of(cfg)
+    change(weights)
+    torch.save(weights, PATH)
+    with pytest.raises(UsageError, match=sentence) as error_info:
+        load_model(cfg, PATH)
+    assert re.match("The checkpoint weights.pth ", str(error_info.value))
+    assert "\n" not in str(error_info.value)
+
+
+def test_what_is_not_there(cfg, monkeypatch):
+    with pytest.raises(MissingFileError, match="weights.pth does not exist"):
+        load_model(cfg, PATH)
+    with pytest.raises(UsageError, match="from local files: fetch https://a/b.pth"):
+        load_model(cfg, "https://a/b.pth")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA device"):
+        load_model(cfg, PATH, "cuda")
+    with pytest.raises(UsageError, match="has no model"):
+        load_model(Config(dict(default_scope="mmpretrain"), filename="tiny.py"), PATH)

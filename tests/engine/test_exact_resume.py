@@ -1,0 +1,326 @@
+"""A run that was interrupted ends with the same weights, bit for bit, as one that was not."""
+
+import os
+import random
+import signal
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS
+from mmengine.runner import Runner
+from reference import TINY_CIFAR, make_arch
+
+from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+
+IMAGES, BATCH = 14, 4
+PASS = IMAGES // BATCH  # iterations; the last two images are left out
+LOOPS = dict(
+    epoch=(ResumableEpochLoop, dict(max_epochs=3), "DefaultSampler"),
+    iter=(ResumableIterLoop, dict(max_iters=9), "InfiniteSampler"),
+    # Not meant for it, but allowed: the sampler comes to its end again and again.
+    finite=(ResumableIterLoop, dict(max_iters=9), "DefaultSampler"),
+)
+_number = count()
+
+
+@DATASETS.register_module()
+class MemoryPictures(BaseDataset):
+    """Random pictures of five classes, every other one wider than high."""
+
+    METAINFO = dict(classes=tuple("abcde"))
+
+    def load_data_list(self):
+        pictures = np.random.RandomState(0)
+        return [
+            dict(
+                img=pictures.randint(0, 256, (20, 16 + 8 * (i % 2), 3), dtype=np.uint8),
+                height=20,
+                width=16 + 8 * (i % 2),
+                gt_label=i % 5,
+                sample_idx=i,
+            )
+            for i in range(IMAGES)
+        ]
+
+
+@TRANSFORMS.register_module()
+class AllGenerators:
+    """Noise from each of the generators that transforms draw from."""
+
+    def __call__(self, results):
+        noise = torch.rand(1).item() + np.random.rand() + random.random()
+        results["img"] = (results["img"] * (noise / 3)).astype(np.uint8)
+        return results
+
+
+PIPELINE = [
+    dict(type="AllGenerators"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="mmpretrain.RandomResizedCrop", scale=16),
+    dict(type="mmpretrain.PackInputs", meta_keys=("sample_idx",)),
+]
+
+
+def build_model():
+    """HCGNet with all that is random in training: mixup, DropBlock, dropout."""
+    return MODELS.build(
+        dict(
+            type="mmpretrain.ImageClassifier",
+            backbone=dict(
+                type="mmhcgnet.HCGNet",
+                arch=make_arch(TINY_CIFAR),
+                dropblock=dict(block_size=2, drop_prob=0.2),
+            ),
+            neck=[
+                dict(type="mmpretrain.GlobalAveragePooling"),
+                dict(type="mmhcgnet.DropoutNeck", p=0.2),
+            ],
+            head=dict(
+                type="mmpretrain.LinearClsHead",
+                num_classes=5,
+                in_channels=32,
+                loss=dict(type="mmpretrain.CrossEntropyLoss"),
+            ),
+            data_preprocessor=dict(
+                type="mmpretrain.ClsDataPreprocessor", num_classes=5, mean=[128] * 3, std=[64] * 3
+            ),
+            train_cfg=dict(augments=dict(type="mmpretrain.Mixup", alpha=1.0)),
+        )
+    )
+
+
+class SaveAlways(Hook):
+    """Save after every iteration and every epoch, as an interruption there would."""
+
+    priority = "LOWEST"
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+        runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", meta=meta)
+
+    def after_train_epoch(self, runner):
+        if isinstance(runner.train_loop, ResumableEpochLoop):
+            runner.save_checkpoint(runner.work_dir, f"epoch_{runner.epoch + 1}.pth")
+
+
+class Note(Hook):
+    """The pictures of every iteration, and its loss."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        order = [sample.sample_idx for sample in data_batch["data_samples"]]
+        self.seen.append((batch_idx, order, outputs["loss"].item()))
+
+
+def build(folder, kind, workers=0, ema=False, hooks=(), model=None, resume=None, **changes):
+    loop, length, sampler = LOOPS[kind]
+    options = dict(persistent_workers=workers > 0)
+    loader = dict(
+        batch_size=BATCH,
+        num_workers=workers,
+        drop_last=True,
+        sampler=dict(type=sampler, shuffle=True),
+        collate_fn=dict(type="default_collate"),
+        dataset=dict(type="MemoryPictures", pipeline=PIPELINE),
+        **options,
+    )
+    loader.update(changes.pop("loader", {}))
+    hooks = [*hooks, *([EMAHook(momentum=0.1)] if ema else [])]
+    arguments = dict(
+        model=build_model() if model is None else model,
+        work_dir=str(folder),
+        train_dataloader=loader,
+        train_cfg=dict(type=loop, **length),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True)),
+        param_scheduler=[
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5),
+            dict(type="MultiStepLR", by_epoch=kind == "epoch", milestones=[2], gamma=0.5),
+        ],
+        # A seed of its own is not given again: the checkpoint has it.
+        randomness=dict(seed=None if resume else 7),
+        default_hooks=dict(checkpoint=None, logger=None),
+        custom_hooks=[*hooks, note := Note()],
+        # Runners of one name share their message hub.
+        experiment_name=f"run{next(_number)}",
+        log_level="WARNING",
+        load_from=resume and str(resume),
+        resume=bool(resume),
+    )
+    runner = Runner(**(arguments | changes))
+    runner.note = note
+    return runner
+
+
+def state(runner):
+    """All that training changes."""
+    found = dict(model=runner.model.state_dict(), optim=runner.optim_wrapper.state_dict())
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            found["ema"] = hook.ema_model.state_dict()
+    return found
+
+
+def assert_same(left, right, place=""):
+    if isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key], f"{place}/{key}")
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for i, pair in enumerate(zip(left, right, strict=True)):
+            assert_same(*pair, f"{place}/{i}")
+    elif isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), place
+    else:
+        assert left == right, place
+
+
+@pytest.fixture(autouse=True)
+def _safe_loader():
+    """Upstream MMEngine cannot load its own checkpoints in PyTorch 2.6 and newer."""
+    use_safe_loader()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs from beginning to end, by loop and EMA, with a checkpoint of every iteration."""
+    runs = {}
+
+    def get(kind, ema):
+        if (kind, ema) not in runs:
+            folder = tmp_path_factory.mktemp(kind)
+            runs[kind, ema] = build(folder, kind, ema=ema, hooks=[SaveAlways()])
+            runs[kind, ema].train()
+        return runs[kind, ema]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "kind, place, done, ema, workers",
+    [
+        # Within the second epoch, after its last iteration, after its end.
+        ("epoch", "iter_4", 4, False, 0),
+        ("epoch", "iter_4", 4, False, 2),
+        ("epoch", "iter_4", 4, True, 0),
+        ("epoch", "iter_4", 4, True, 2),
+        ("epoch", "iter_6", 6, False, 0),
+        ("epoch", "iter_6", 6, True, 2),
+        ("epoch", "epoch_2", 6, False, 2),
+        ("epoch", "epoch_2", 6, True, 0),
+        ("iter", "iter_4", 4, False, 2),
+        ("iter", "iter_4", 4, True, 0),
+        ("iter", "iter_5", 5, True, 2),
+        ("finite", "iter_6", 6, False, 0),
+        ("finite", "iter_7", 7, False, 2),
+    ],
+)
+def test_a_resumed_run_ends_with_the_same_weights(whole, tmp_path, kind, place, done, ema, workers):
+    expected = whole(kind, ema)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    checkpoint = f"{expected.work_dir}/{place}.pth"
+    runner = build(tmp_path, kind, workers, ema, resume=checkpoint)
+    runner.train()
+    assert runner.note.seen == expected.note.seen[done:]
+    assert_same(state(runner), state(expected))
+
+
+def test_nothing_repeats_itself(whole):
+    """Neither the losses nor, with one order of the pictures in all epochs, the augmentations."""
+    losses = [loss for *_, loss in whole("epoch", False).note.seen]
+    assert len(losses) == 3 * PASS and len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_augmentations_differ_from_epoch_to_epoch(tmp_path, workers):
+    images = []
+
+    class Look(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            images.append(data_batch["inputs"].clone())
+
+    runner = build(
+        tmp_path,
+        "epoch",
+        hooks=[Look()],
+        # Started anew for every epoch, MMEngine's workers would begin with one and the same seed.
+        loader=dict(
+            num_workers=workers,
+            persistent_workers=False,
+            sampler=dict(type="DefaultSampler", shuffle=False),
+        ),
+    )
+    runner.train()
+    first, second, third = images[:PASS], images[PASS : 2 * PASS], images[2 * PASS :]
+    for a, b, c in zip(first, second, third, strict=True):
+        assert not torch.equal(a, b) and not torch.equal(b, c) and not torch.equal(a, c)
+
+
+def test_batches_by_aspect_ratio_resume_within_an_epoch(tmp_path):
+    """MMDetection's batch sampler may draw fewer batches than its length says."""
+    pipeline = [
+        dict(type="AllGenerators"),
+        dict(type="mmpretrain.PackInputs", meta_keys=("sample_idx", "width")),
+    ]
+    loader = dict(
+        batch_size=2,
+        drop_last=False,
+        batch_sampler=dict(type="mmdet.AspectRatioBatchSampler", drop_last=True),
+        dataset=dict(type="MemoryPictures", pipeline=pipeline),
+        num_workers=2,
+    )
+    expected = build(tmp_path / "whole", "epoch", hooks=[SaveAlways()], loader=loader)
+    expected.train()
+    assert len(expected.train_dataloader) == 7 and len(expected.note.seen) == 3 * 6
+    for _, order, _ in expected.note.seen:
+        assert len(order) == 2 and len({i % 2 for i in order}) == 1
+    for done in (8, 12):
+        checkpoint = f"{expected.work_dir}/iter_{done}.pth"
+        runner = build(tmp_path / "resumed", "epoch", loader=loader, resume=checkpoint)
+        runner.train()
+        assert runner.note.seen == expected.note.seen[done:]
+        assert_same(state(runner), state(expected))
+
+
+class Signal(Hook):
+    """A signal from outside, during an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("kind", ["epoch", "iter"])
+def test_a_run_that_a_signal_ended_is_resumed(whole, tmp_path, kind):
+    """As above, through the hooks that save; gradients are accumulated over two iterations."""
+    changes = dict(
+        optim_wrapper=dict(
+            type="OptimWrapper",
+            optimizer=dict(type="AdamW", lr=0.01),
+            accumulative_counts=2,
+            clip_grad=dict(max_norm=1.0),
+        ),
+        default_hooks=dict(logger=None, checkpoint=dict(type=SafeCheckpointHook)),
+    )
+    folder = tmp_path / "interrupted"
+    expected = build(tmp_path / "whole", kind, ema=True, **changes)
+    expected.train()
+    with pytest.raises(SystemExit) as end:
+        hooks = [Signal(4), InterruptHook()]
+        build(folder, kind, ema=True, hooks=hooks, **changes).train()
+    assert end.value.code == 128 + signal.SIGTERM
+    checkpoint = folder / "interrupted_iter_6.pth"
+    runner = build(folder, kind, workers=2, ema=True, resume=checkpoint, **changes)
+    runner.train()
+    assert_same(state(runner), state(expected))
