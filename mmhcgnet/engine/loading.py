@@ -49,8 +49,8 @@ class Draw(NamedTuple):
 class GuardedBatchSampler:
     """A batch sampler that numbers the samples and starts at any batch.
 
-    Iterated as it is, it yields what the one inside does. After :meth:`start` the next iteration
-    yields :class:`Draw`\\ s instead of indices.
+    Iterated as it is, it yields what the one inside does; after :meth:`start` the next iteration
+    yields a :class:`Draw` for every index.
 
     Args:
         batch_sampler: Yields lists of indices. Its attributes can be read here, too.

@@ -26,6 +26,9 @@ from .loading import GuardedBatchSampler, guard_loader, seed_generators
 
 # Where in MMEngine's message hub, which checkpoints hold, the beginning of the epoch is noted.
 _BEGIN = "epoch_begin"
+# And for which epoch or iteration the last validation was: noted before it, so that what is saved
+# in it says so, and what was saved before it does not.
+_VALIDATED = "validated"
 # The keys of random numbers begin with the seed and one of these.
 _SAMPLE, _PASS, _STEP = range(3)
 
@@ -68,6 +71,24 @@ class _Resumable:
         key = seed, _SAMPLE, get_rank(), number
         return self.dataloader.batch_sampler.start(*key, skip=skip)
 
+    def _validate(self) -> None:
+        """Validate if it is time to and not done yet."""
+        self._decide_current_val_interval()
+        done, last = self._progress()
+        due = done >= self.val_begin and (done % self.val_interval == 0 or done == last)
+        hub = self.runner.message_hub
+        if self.runner.val_loop is not None and due and hub.get_info(_VALIDATED) != done:
+            hub.update_info(_VALIDATED, done)
+            self.runner.val_loop.run()
+
+    def _finish_validation(self) -> None:
+        """Make up for the validation before or in which the run to resume has ended."""
+        hub = self.runner.message_hub
+        if _VALIDATED in hub.runtime_info:
+            self._validate()
+        else:  # a new run, or one of MMEngine's own loop
+            hub.update_info(_VALIDATED, self._progress()[0])
+
     def _seed_step(self) -> None:
         _seed_all(self.runner.seed, _STEP, self._iter)
 
@@ -89,7 +110,8 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     (augmentation) and of every iteration (mixup, dropout, DropBlock) depend on the seed of the run
     and on their place in it: a run that was interrupted and resumed ends with the same weights as
     one that was not, bit for bit on a CPU, whatever the number of workers. Augmentations differ
-    from epoch to epoch, also where workers do not persist and MMEngine repeats them.
+    from epoch to epoch, also where workers do not persist and MMEngine repeats them. A validation
+    before or in which the run ended is made up for.
 
     Resume with the same number of processes, batch size and data: otherwise what is left of an
     epoch cannot be told, and it begins anew, with a warning.
@@ -117,9 +139,17 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                 "batches are trained.",
                 "current",
             )
-        model = super().run()
+        self.runner.call_hook("before_train")
+        self._finish_validation()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            self._validate()
+        self.runner.call_hook("after_train")
         self._end_workers()
-        return model
+        return self.runner.model
+
+    def _progress(self) -> tuple[int, int]:
+        return self._epoch, self._max_epochs
 
     def run_epoch(self) -> None:
         """Train what is left of an epoch."""
@@ -190,21 +220,19 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         self.runner.call_hook("before_train")
         # The whole training is one epoch to the hooks, as in MMEngine.
         self.runner.call_hook("before_train_epoch")
+        self._finish_validation()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(self.dataloader_iterator))
-            self._decide_current_val_interval()
-            if (
-                self.runner.val_loop is not None
-                and self._iter >= self.val_begin
-                and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
-            ):
-                self.runner.val_loop.run()
+            self._validate()
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
         self.dataloader_iterator.close()
         self._end_workers()
         return self.runner.model
+
+    def _progress(self) -> tuple[int, int]:
+        return self._iter, self._max_iters
 
     def run_iter(self, data_batch: Any) -> None:
         """Train one batch."""

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from contextlib import nullcontext
 from itertools import count
 
 import numpy as np
@@ -231,6 +232,55 @@ def test_a_resumed_run_ends_with_the_same_weights(whole, tmp_path, kind, place, 
     runner.train()
     assert runner.note.seen == expected.note.seen[done:]
     assert_same(state(runner), state(expected))
+
+
+class Validations(Hook):
+    """Notes validations, saves after them, and cuts one off."""
+
+    priority = "LOWEST"
+
+    def __init__(self, cut=None):
+        self.seen, self.cut = [], cut
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.cut:
+            raise KeyboardInterrupt
+
+    def after_val_epoch(self, runner, metrics=None):
+        self.seen.append((runner.iter, metrics["accuracy/top1"]))
+        meta = dict(epoch=runner.epoch, iter=runner.iter)
+        runner.save_checkpoint(runner.work_dir, f"validated_{runner.iter}.pth", meta=meta)
+
+
+@pytest.mark.parametrize("kind, cut", [("epoch", "epoch_2"), ("iter", "iter_6")])
+def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, kind, cut):
+    loop, length, _ = LOOPS[kind]
+    interval = 1 if kind == "epoch" else PASS
+    pipeline = [dict(type="mmpretrain.Resize", scale=(16, 16)), PIPELINE[-1]]
+    loader = dict(
+        batch_size=BATCH,
+        sampler=dict(type="DefaultSampler", shuffle=False),
+        collate_fn=dict(type="default_collate"),
+        dataset=dict(type="MemoryPictures", pipeline=pipeline),
+    )
+
+    def run(folder, resume=None, cut=None):
+        hook = Validations(cut)
+        runner = build(
+            folder, kind, hooks=[SaveAlways(), hook], resume=resume,
+            train_cfg=dict(type=loop, val_interval=interval, **length),
+            val_cfg=dict(), val_dataloader=loader, val_evaluator=dict(type="mmpretrain.Accuracy"),
+        )  # fmt: skip
+        with pytest.raises(KeyboardInterrupt) if cut else nullcontext():
+            runner.train()
+        return hook.seen
+
+    whole = run(tmp_path / "whole")
+    assert [iteration for iteration, _ in whole] == [3, 6, 9]
+    assert run(tmp_path / "cut", cut=6) == whole[:1]
+    assert run(tmp_path / "cut", resume=tmp_path / f"cut/{cut}.pth") == whole[1:]
+    # One that came to its end is not repeated.
+    assert run(tmp_path / "cut", resume=tmp_path / "cut/validated_6.pth") == whole[2:]
 
 
 def test_nothing_repeats_itself(whole):

@@ -195,7 +195,7 @@ MISTAKES = {
     "config": (None, ("tinny.py", "tiny.pth"), "tinny.py does not exist"),
     "checkpoint": (None, ("tiny.py", "a.pth"), "The checkpoint a.pth does not exist"),
     "url": (None, ("tiny.py", "https://a/b.pth"), "loaded from local files"),
-    "last": (None, (*MODEL, "other.py", "tiny.pth"), "tiny.pth is not of the model of other.py"),
+    "last": (None, (*MODEL, "other.py", "tiny.pth"), "tiny.pth does not fit the model"),
     "epsilon": (None, (*MODEL, "--epsilons", 0, 4), "--epsilons are between 0 and 1"),
     "many": (None, (*MODEL, "--images", 10), "--images 10 is more than the 9"),
     "cuda": (None, (*MODEL, "--device", "cuda"), "finds no CUDA device"),
