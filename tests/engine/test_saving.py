@@ -210,12 +210,20 @@ def test_a_run_killed_before_it_could_delete_does_so_when_it_resumes(tmp_path, m
         patched.setattr(LocalBackend, "remove", kill)
         run(tmp_path, scores=scores, **options)
     assert files(tmp_path) == ["best_accuracy_epoch_1.pth", "epoch_1.pth", "epoch_2.pth"]
+    # The loop makes up for the validation that the kill has prevented, here before it goes on.
+    after_val_epoch = saving.SafeCheckpointHook.after_val_epoch
+
+    def kill_at_the_best(hook, runner, metrics):
+        if metrics["accuracy"] == 2:
+            raise Killed
+        after_val_epoch(hook, runner, metrics)
+
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(saving.SafeCheckpointHook, "after_val_epoch", kill)
-        run(tmp_path, resume=newest(tmp_path), scores=scores[2:], **options)
+        patched.setattr(saving.SafeCheckpointHook, "after_val_epoch", kill_at_the_best)
+        run(tmp_path, resume=newest(tmp_path), scores=scores[1:], **options)
     assert files(tmp_path) == ["best_accuracy_epoch_1.pth", "epoch_3.pth"]
-    run(tmp_path, resume=newest(tmp_path), scores=scores[3:], **options)
-    assert files(tmp_path) == ["best_accuracy_epoch_1.pth", "epoch_4.pth"]
+    run(tmp_path, resume=newest(tmp_path), scores=scores[2:], **options)
+    assert files(tmp_path) == ["best_accuracy_epoch_3.pth", "epoch_4.pth"]
 
 
 def test_a_run_killed_before_it_could_point_at_its_last_checkpoint_does_so(tmp_path, monkeypatch):
@@ -346,9 +354,10 @@ def test_a_disk_that_was_full_from_the_start_is_explained(tmp_path, monkeypatch)
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """No test leaves its handlers behind."""
-    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield former
+    """Python's own, also where a shell has started the tests in the background, without Ctrl-C."""
+    own = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    former = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield own
     for number, handler in former.items():
         signal.signal(number, handler)
 

@@ -280,8 +280,8 @@ def test_layers_and_models_that_cannot_be_dissected(refused, broden, tmp_path):
         *detector, *options, "--shape", 28
     )
     weights = torch.load(tiny[1])
-    weights["state_dict"]["backbone.norm.bias"][0] = float("nan")
-    torch.save(weights, tmp_path / "nan.pth")
-    assert "hold NaN or inf" in refused(
-        *(tiny[0], tmp_path / "nan.pth", *options, "--shape", 28),
-    )
+    weights["state_dict"]["backbone.norm.running_mean"][0] = -10.0
+    for value, sentence in ((float("nan"), "1 not finite"), (3e38, "hold NaN or inf")):
+        weights["state_dict"]["backbone.norm.weight"][0] = value
+        torch.save(weights, tmp_path / "broken.pth")
+        assert sentence in refused(*(tiny[0], tmp_path / "broken.pth", *options, "--shape", 28))
