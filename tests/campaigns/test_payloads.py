@@ -23,7 +23,7 @@ GENUINE = dict(
 )
 
 
-# PyTorch 2.4 reads the other one of two records, and memory behind the end of a storage: SECURITY.md.
+# PyTorch 2.4 reads the other one of two records, and memory behind a storage: SECURITY.md.
 OF_NEW_VERSIONS = ("two pickles", "storage that is too large")
 
 
