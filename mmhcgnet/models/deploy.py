@@ -7,7 +7,11 @@ front of one, with ``b = -t / s``, ::
     ReLU(s x + t) = s min(x, b) + t    if s < 0
 
 so that norm and activation in front of a 1x1 convolution are one pass that clamps, and ``s`` and
-``t`` go into its weights and bias.
+``t`` go into its weights and bias. The stem pools before its last ReLU, which is the same and reads
+a quarter of the map.
+
+The features of a block are written side by side into one map, of which each module reads the front,
+instead of being concatenated again for every module.
 
 What else is folded saves calls, which cost more than their work in a small batch. The two softmax
 weights of eq. 9 are the sigmoid of a difference. The fully connected layers of both gates are one
@@ -49,11 +53,13 @@ def deploy(network: HCGNet) -> None:
     for cell in network.stem.children():
         if hasattr(cell, "norm"):
             cell.conv, cell.norm = _fold(cell.norm, cell.conv), nn.Identity()
+    if network.arch.stem == "imagenet":
+        *_, cell, pool = network.stem
+        cell.act, network.stem[-1] = nn.Identity(), nn.Sequential(pool, cell.act)
     for i, block in enumerate(network.stages):
         reader = network.reader(i)
         reader.norm = Affine(*_scale_and_shift(reader.norm))
-        for j, module in enumerate(block):
-            block[j] = DeployedSMG(module)
+        network.stages[i] = DeployedBlock(*(DeployedSMG(module) for module in block))
         if i < len(network.stages) - 1:
             network.transitions[i] = DeployedSMG(network.transitions[i])
     network.to(dtype).requires_grad_(False)
@@ -78,7 +84,7 @@ def _check_layers(network: HCGNet) -> None:
 
 
 class Clamp(nn.Module):
-    """Clamp every channel of ``(N, C, H, W)`` between its own bounds, in place.
+    """Clamp every channel of ``(N, C, H, W)`` between its own bounds.
 
     Args:
         low: Lower bounds, ``(C,)``.
@@ -91,8 +97,8 @@ class Clamp(nn.Module):
         self.register_buffer("high", high[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
-        return x.clamp_(self.low, self.high)
+        """Return the clamped map in the type of ``x``."""
+        return x.clamp(self.low.to(x.dtype), self.high.to(x.dtype))
 
 
 class Affine(nn.Module):
@@ -113,6 +119,35 @@ class Affine(nn.Module):
         return torch.addcmul(self.shift, x, self.scale)
 
 
+class DeployedBlock(nn.Sequential):
+    """A hybrid block for inference.
+
+    Args:
+        modules: The modules of the block, deployed.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_0, H, W)`` to ``(N, C_0 + n * k, H, W)``."""
+        if x.requires_grad:  # autograd wants what was read to stay as it was
+            for module in self:
+                x = torch.cat([x, module(x)], dim=1)
+            return x
+        end = x.shape[1]
+        channels = end + sum(module.out_channels for module in self)
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        features = torch.empty(
+            (len(x), channels, *x.shape[2:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
+        features[:, :end] = x
+        for module in self:
+            start, end = end, end + module.out_channels
+            features[:, start:end] = module(features[:, :start])
+        return features
+
+
 class DeployedSMG(nn.Module):
     """An SMG module for inference.
 
@@ -123,6 +158,7 @@ class DeployedSMG(nn.Module):
 
     def __init__(self, module: SMG) -> None:
         super().__init__()
+        self.out_channels = module.out_channels
         self.squeeze1, self.squeeze2 = module.squeeze1, module.squeeze2
         self.squeeze1.conv = _fold(self.squeeze2.norm, self.squeeze1.conv)
         self.squeeze2.norm = nn.Identity()
@@ -147,9 +183,9 @@ class DeployedSMG(nn.Module):
         self.reduce = _stack(_fold(update.norm, update.reduce), _fold(forget.norm, forget.reduce))
         self.expand = _stack(difference, forget.expand)
 
-    def forward(self, *features: Tensor) -> Tensor:
-        """Read the concatenation of ``features``, as :meth:`SMG.forward` does."""
-        return self.forward_activated(self.squeeze1.activate(torch.cat(features, dim=1)))
+    def forward(self, x: Tensor) -> Tensor:
+        """Read the concatenation of the features before, shapes as in :meth:`SMG.forward`."""
+        return self.forward_activated(self.squeeze1.activate(x))
 
     def forward_activated(self, x: Tensor) -> Tensor:
         """Read a map that has already passed ``squeeze1.activate``."""
