@@ -57,8 +57,9 @@ def deploy(network: HCGNet) -> None:
         *_, cell, pool = network.stem
         cell.act, network.stem[-1] = nn.Identity(), nn.Sequential(pool, cell.act)
     for i, block in enumerate(network.stages):
-        reader = network.reader(i)
-        reader.norm = Affine(*_scale_and_shift(reader.norm))
+        if i in network.out_indices:  # others are folded with the transition that reads them
+            reader = network.reader(i)
+            reader.norm = Affine(*_scale_and_shift(reader.norm))
         network.stages[i] = DeployedBlock(*(DeployedSMG(module) for module in block))
         if i < len(network.stages) - 1:
             network.transitions[i] = DeployedSMG(network.transitions[i])
@@ -144,7 +145,11 @@ class DeployedBlock(nn.Sequential):
         features[:, :end] = x
         for module in self:
             start, end = end, end + module.out_channels
-            features[:, start:end] = module(features[:, :start])
+            x, out = features[:, :start], features[:, start:end]
+            if torch.compiler.is_compiling():  # it knows no out=
+                out.copy_(module(x))
+            else:
+                module(x, out)
         return features
 
 
@@ -152,8 +157,8 @@ class DeployedSMG(nn.Module):
     """An SMG module for inference.
 
     Args:
-        module: The module in eval mode, whose layers are used up. A transition, whose first norm
-            is an :class:`Affine` already, reads maps that are activated.
+        module: The module in eval mode, whose layers are used up. A transition whose first norm is
+            an :class:`Affine` already reads a map that is an output of the network, too.
     """
 
     def __init__(self, module: SMG) -> None:
@@ -183,11 +188,16 @@ class DeployedSMG(nn.Module):
         self.reduce = _stack(_fold(update.norm, update.reduce), _fold(forget.norm, forget.reduce))
         self.expand = _stack(difference, forget.expand)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Read the concatenation of the features before, shapes as in :meth:`SMG.forward`."""
-        return self.forward_activated(self.squeeze1.activate(x))
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Read the concatenation of the features before.
 
-    def forward_activated(self, x: Tensor) -> Tensor:
+        Args:
+            x: Map of shape ``(N, in_channels, H, W)``.
+            out: Where to write, ``(N, out_channels, H', W')``.
+        """
+        return self.forward_activated(self.squeeze1.activate(x), out)
+
+    def forward_activated(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Read a map that has already passed ``squeeze1.activate``."""
         x = self.squeeze2(self.squeeze1.conv(x))
         channels = x.shape[1]
@@ -201,7 +211,7 @@ class DeployedSMG(nn.Module):
         h = self.reduce(torch.cat([z3, z5, z], dim=1)).tanh()
         u3, f = self.expand(h).sigmoid().chunk(2, dim=1)
         v = torch.lerp(z5, z3, u3)
-        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)
+        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x, out=out)
 
 
 def _pool(x: Tensor, attentions: Tensor) -> Tensor:
