@@ -10,7 +10,7 @@ help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
 	@echo "make test      run the tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
-	@echo "make bench     measure speed and memory against their targets (10 minutes on 2 cores)"
+	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
 	@echo "make campaigns  kill, damage, attack and mislead runs some 1,000 times (more than an hour on 2 cores)"
 	@echo "make lint      check the code's style; make format mends most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"

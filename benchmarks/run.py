@@ -1,7 +1,7 @@
 """Measure what HCGNet promises about speed and memory, each against its target, in one run.
 
 Every comparison runs its models in turn, so that ratios hold on a machine that is not quiet all the
-time, too; absolute times want a quiet one. On two cores it takes some 10 minutes.
+time, too; absolute times want a quiet one. On two cores it takes some 15 minutes.
 """
 
 import argparse

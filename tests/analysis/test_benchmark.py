@@ -127,10 +127,23 @@ def test_each_round_begins_with_the_next_model():
     ran, reported = [], []
     runs = {name: lambda name=name: ran.append(name) for name in "abc"}
     times = benchmark.interleave(runs, 4, report=lambda i, measured: reported.append((i, measured)))
-    assert "".join(ran) == "abc" + "bca" + "cab" + "abc"
+    assert "".join(ran) == "aabbcc" + "bbccaa" + "ccaabb" + "aabbcc"
     assert {name: len(measured) for name, measured in times.items()} == dict(a=4, b=4, c=4)
     assert [i for i, _ in reported] == [1, 2, 3, 4]
     assert reported[-1][1] == {name: measured[-1] for name, measured in times.items()}
+
+
+def test_the_run_behind_another_model_does_not_count(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(benchmark, "timer", lambda: now[0])
+    last = [""]
+
+    def run(name: str) -> None:
+        now[0] += 1 if last[0] == name else 5
+        last[0] = name
+
+    times = benchmark.interleave({name: lambda name=name: run(name) for name in "ab"}, 3)
+    assert times == dict(a=[1, 1, 1], b=[1, 1, 1])
 
 
 def test_time_ends_the_rounds_but_for_the_first_three():
