@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -156,6 +157,8 @@ class DeployedBlock(nn.Sequential):
 class DeployedSMG(nn.Module):
     """An SMG module for inference.
 
+    It calls functions, as calling a layer takes longer than computing a small one.
+
     Args:
         module: The module in eval mode, whose layers are used up. A transition whose first norm is
             an :class:`Affine` already reads a map that is an output of the network, too.
@@ -164,18 +167,21 @@ class DeployedSMG(nn.Module):
     def __init__(self, module: SMG) -> None:
         super().__init__()
         self.out_channels = module.out_channels
-        self.squeeze1, self.squeeze2 = module.squeeze1, module.squeeze2
-        self.squeeze1.conv = _fold(self.squeeze2.norm, self.squeeze1.conv)
-        self.squeeze2.norm = nn.Identity()
+        conv1, conv2 = module.squeeze1.conv, module.squeeze2.conv
+        _fold(module.squeeze2.norm, conv1)
+        self.squeeze1 = module.squeeze1
         if not isinstance(self.squeeze1.norm, Affine):
-            self.squeeze1.norm = _clamp_before(self.squeeze1.conv, self.squeeze1.norm)
+            self.squeeze1.norm = _clamp_before(conv1, self.squeeze1.norm)
             self.squeeze1.act = nn.Identity()
+        del self.squeeze1.conv
+        self.weight1, self.bias1 = conv1.weight, conv1.bias
+        self.weight2 = conv2.weight
+        self.stride, self.groups = conv2.stride, conv2.groups
 
         branches = (module.branch3, module.branch5)
         scales, shifts = zip(*(_scale_and_shift(b.norm) for b in branches), strict=True)
-        self.register_buffer("scale", torch.stack(scales))
-        self.register_buffer("shift", torch.stack(shifts))
-        self.act = module.branch3.act
+        self.scale = nn.Parameter(torch.stack(scales))
+        self.shift = nn.Parameter(torch.stack(shifts))
         self.branches = _side_by_side(*(branch.conv for branch in branches))
 
         update, forget = module.update_gate, module.forget_gate
@@ -185,8 +191,10 @@ class DeployedSMG(nn.Module):
         difference = update.expand3
         difference.weight -= update.expand5.weight
         difference.bias -= update.expand5.bias
-        self.reduce = _stack(_fold(update.norm, update.reduce), _fold(forget.norm, forget.reduce))
-        self.expand = _stack(difference, forget.expand)
+        self.reduce_weight, self.reduce_bias = _stack(
+            _fold(update.norm, update.reduce), _fold(forget.norm, forget.reduce)
+        )
+        self.expand_weight, self.expand_bias = _stack(difference, forget.expand)
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Read the concatenation of the features before.
@@ -199,26 +207,33 @@ class DeployedSMG(nn.Module):
 
     def forward_activated(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Read a map that has already passed ``squeeze1.activate``."""
-        x = self.squeeze2(self.squeeze1.conv(x))
-        channels = x.shape[1]
+        p = self._parameters  # a look-up as an attribute takes a microsecond each
+        x = F.conv2d(x, p["weight1"], p["bias1"]).relu_()
+        x = F.conv2d(x, p["weight2"], None, self.stride, 1, 1, self.groups)
+        n, c, h, w = x.shape
         rows = x.permute(0, 2, 3, 1).contiguous()  # as they are with channels last
-        a = torch.addcmul(self.shift, rows.unsqueeze(3), self.scale).flatten(3)
-        both = self.branches(self.act(a).permute(0, 3, 1, 2))  # (N, 2C, H', W')
-        with without_autocast(x):
-            z = _pool(x, self.attention)
-            z3, z5 = _pool(both, self.attentions).unbind(1)  # each of both branches
-        z3, z5, z = z3[:, :channels], z5[:, channels:], z.squeeze(1)
-        h = self.reduce(torch.cat([z3, z5, z], dim=1)).tanh()
-        u3, f = self.expand(h).sigmoid().chunk(2, dim=1)
+        both = torch.addcmul(p["shift"], rows.unsqueeze(3), p["scale"]).relu_()  # (N, H', W', 2, C)
+        both = both.flatten(3).permute(0, 3, 1, 2)
+        both = F.conv2d(both, p["branches"], None, 1, 2, 1, 2 * c).permute(0, 2, 3, 1)
+        z = _pool(rows.view(n, h * w, c), p["attention"]).view(n, c)
+        zs = _pool(both.reshape(n, h * w, 2 * c), p["attentions"])  # each of both branches
+        z3, z5 = zs[:, 0, :c], zs[:, 1, c:]
+        z = torch.cat([z3, z5, z], dim=1)
+        hidden = torch.addmm(p["reduce_bias"], z, p["reduce_weight"]).tanh_()
+        gates = torch.addmm(p["expand_bias"], hidden, p["expand_weight"]).sigmoid_()
+        u3, f = gates.chunk(2, dim=1)
         v = torch.lerp(z5, z3, u3)
-        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x, out=out)
+        return torch.addcmul(v.view(n, c, 1, 1), f.view(n, c, 1, 1), x, out=out)
 
 
-def _pool(x: Tensor, attentions: Tensor) -> Tensor:
-    """Pool ``(N, C, H, W)`` with ``k`` spatial attentions, ``(k, C)``, to ``(N, k, C)``."""
-    columns = x.flatten(2).to(pooling_dtype(x))  # (N, C, H*W)
-    logits = attentions.to(columns.dtype).expand(len(x), -1, -1).bmm(columns)
-    return logits.softmax(dim=2).bmm(columns.transpose(1, 2)).to(x.dtype)
+def _pool(rows: Tensor, attentions: Tensor) -> Tensor:
+    """Pool ``(N, H*W, C)`` with ``k`` spatial attentions, ``(k, C)``, to ``(N, k, C)``."""
+    dtype = pooling_dtype(rows)
+    if rows.dtype != dtype:
+        with without_autocast(rows):
+            return _pool(rows.to(dtype), attentions.to(dtype)).to(rows.dtype)
+    logits = attentions.expand(rows.shape[0], -1, -1).bmm(rows.mT)  # (N, k, H*W)
+    return logits.softmax(dim=2).bmm(rows)
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -255,22 +270,18 @@ def _clamp_before(conv: nn.Conv2d, norm: nn.Module) -> Clamp:
     return Clamp(low, high)
 
 
-def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """Make one depthwise 5x5 convolution of two that read channels of their own."""
+def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Parameter:
+    """Make the weight of one depthwise 5x5 convolution of two that read channels of their own."""
     channels = first.out_channels + second.out_channels
-    conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
-    conv.weight = nn.Parameter(first.weight.new_zeros(channels, 1, 5, 5))
-    for part, branch in zip(conv.weight.split(first.out_channels), (first, second), strict=True):
+    weight = first.weight.new_zeros(channels, 1, 5, 5)
+    for part, branch in zip(weight.split(first.out_channels), (first, second), strict=True):
         dilation = branch.dilation[0]
         reach = slice(2 - dilation, 3 + dilation, dilation)  # around the middle of the kernel
         part[:, :, reach, reach] = branch.weight
-    return conv
+    return nn.Parameter(weight)
 
 
-def _stack(first: nn.Linear, second: nn.Linear) -> nn.Linear:
-    """Make one layer of two that read one vector each."""
-    weight = torch.block_diag(first.weight, second.weight)
-    layer = nn.Linear(*reversed(weight.shape), dtype=weight.dtype, device=weight.device)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(torch.cat([first.bias, second.bias]))
-    return layer
+def _stack(first: nn.Linear, second: nn.Linear) -> tuple[nn.Parameter, nn.Parameter]:
+    """Make one layer of two that read one vector each: weight ``(in, out)`` and bias."""
+    weight = torch.block_diag(first.weight, second.weight).T.contiguous()
+    return nn.Parameter(weight), nn.Parameter(torch.cat([first.bias, second.bias]))
