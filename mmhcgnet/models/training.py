@@ -194,9 +194,11 @@ def _pool_branch(a: Tensor, conv: nn.Conv2d, attention: nn.Conv2d) -> Tensor:
         # Flipped: fold and unfold move by -q what the convolution moves by q.
         taps = conv.weight.flatten(1).t().flip(0).to(dtype)  # (9, C)
         products = (taps * attention.weight.flatten(1)).expand(len(a), -1, -1).bmm(columns)
-        logits = F.fold(products, a.shape[2:], **window) + attention.bias  # (N, 1, H, W)
+        # The batch as channels of one image: both would go through its images one by one.
+        logits = F.fold(products.view(1, -1, columns.shape[2]), a.shape[2:], **window)
+        logits = logits + attention.bias  # (1, N, H, W)
         weights = logits.flatten(2).softmax(dim=2).view_as(logits)
-        sums = F.unfold(weights, **window).bmm(columns.transpose(1, 2))  # (N, 9, C)
+        sums = F.unfold(weights, **window).view_as(products).bmm(columns.transpose(1, 2))
         z = torch.einsum("qc,nqc->nc", taps, sums)
     return z.to(a.dtype)
 
