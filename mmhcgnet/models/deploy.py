@@ -22,6 +22,7 @@ Attention needs no bias, which the softmax cancels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +34,8 @@ from .gates import pooling_dtype, without_autocast
 
 if TYPE_CHECKING:
     from .hcgnet import SMG, HCGNet
+
+WIDTH = 16  # channels that vector units and tensor cores compute at once, in any type
 
 
 @torch.no_grad()
@@ -174,20 +177,21 @@ class DeployedSMG(nn.Module):
             self.squeeze1.norm = _clamp_before(conv1, self.squeeze1.norm)
             self.squeeze1.act = nn.Identity()
         del self.squeeze1.conv
-        self.weight1, self.bias1 = conv1.weight, conv1.bias
-        self.weight2 = conv2.weight
         self.stride, self.groups = conv2.stride, conv2.groups
+        wide = partial(_widen, multiple=WIDTH if self.groups == 1 else 1)
+        self.weight1, self.bias1 = nn.Parameter(wide(conv1.weight)), nn.Parameter(wide(conv1.bias))
+        self.weight2 = nn.Parameter(wide(wide(conv2.weight), dim=1))
 
         branches = (module.branch3, module.branch5)
         scales, shifts = zip(*(_scale_and_shift(b.norm) for b in branches), strict=True)
-        self.scale = nn.Parameter(torch.stack(scales))
-        self.shift = nn.Parameter(torch.stack(shifts))
-        self.branches = _side_by_side(*(branch.conv for branch in branches))
+        self.scale = nn.Parameter(wide(torch.stack(scales), dim=1))
+        self.shift = nn.Parameter(wide(torch.stack(shifts), dim=1))
+        self.branches = _side_by_side(*(wide(branch.conv.weight) for branch in branches))
 
         update, forget = module.update_gate, module.forget_gate
         attentions = (a.weight.flatten(1) for a in (update.attention3, update.attention5))
-        self.attentions = nn.Parameter(torch.block_diag(*attentions))
-        self.attention = nn.Parameter(forget.attention.weight.flatten(1))
+        self.attentions = nn.Parameter(torch.block_diag(*(wide(a, dim=1) for a in attentions)))
+        self.attention = nn.Parameter(wide(forget.attention.weight.flatten(1), dim=1))
         difference = update.expand3
         difference.weight -= update.expand5.weight
         difference.bias -= update.expand5.bias
@@ -210,20 +214,21 @@ class DeployedSMG(nn.Module):
         p = self._parameters  # a look-up as an attribute takes a microsecond each
         x = F.conv2d(x, p["weight1"], p["bias1"]).relu_()
         x = F.conv2d(x, p["weight2"], None, self.stride, 1, 1, self.groups)
-        n, c, h, w = x.shape
+        n, wide, h, w = x.shape
+        c = self.out_channels
         rows = x.permute(0, 2, 3, 1).contiguous()  # as they are with channels last
         both = torch.addcmul(p["shift"], rows.unsqueeze(3), p["scale"]).relu_()  # (N, H', W', 2, C)
         both = both.flatten(3).permute(0, 3, 1, 2)
-        both = F.conv2d(both, p["branches"], None, 1, 2, 1, 2 * c).permute(0, 2, 3, 1)
-        z = _pool(rows.view(n, h * w, c), p["attention"]).view(n, c)
-        zs = _pool(both.reshape(n, h * w, 2 * c), p["attentions"])  # each of both branches
-        z3, z5 = zs[:, 0, :c], zs[:, 1, c:]
+        both = F.conv2d(both, p["branches"], None, 1, 2, 1, 2 * wide).permute(0, 2, 3, 1)
+        z = _pool(rows.view(n, h * w, wide), p["attention"])[:, 0, :c]
+        zs = _pool(both.reshape(n, h * w, 2 * wide), p["attentions"])  # each of both branches
+        z3, z5 = zs[:, 0, :c], zs[:, 1, wide : wide + c]
         z = torch.cat([z3, z5, z], dim=1)
         hidden = torch.addmm(p["reduce_bias"], z, p["reduce_weight"]).tanh_()
         gates = torch.addmm(p["expand_bias"], hidden, p["expand_weight"]).sigmoid_()
         u3, f = gates.chunk(2, dim=1)
         v = torch.lerp(z5, z3, u3)
-        return torch.addcmul(v.view(n, c, 1, 1), f.view(n, c, 1, 1), x, out=out)
+        return torch.addcmul(v.view(n, c, 1, 1), f.view(n, c, 1, 1), x[:, :c], out=out)
 
 
 def _pool(rows: Tensor, attentions: Tensor) -> Tensor:
@@ -270,15 +275,18 @@ def _clamp_before(conv: nn.Conv2d, norm: nn.Module) -> Clamp:
     return Clamp(low, high)
 
 
-def _side_by_side(first: nn.Conv2d, second: nn.Conv2d) -> nn.Parameter:
-    """Make the weight of one depthwise 5x5 convolution of two that read channels of their own."""
-    channels = first.out_channels + second.out_channels
-    weight = first.weight.new_zeros(channels, 1, 5, 5)
-    for part, branch in zip(weight.split(first.out_channels), (first, second), strict=True):
-        dilation = branch.dilation[0]
-        reach = slice(2 - dilation, 3 + dilation, dilation)  # around the middle of the kernel
-        part[:, :, reach, reach] = branch.weight
+def _side_by_side(first: Tensor, second: Tensor) -> nn.Parameter:
+    """Make the weight of one depthwise 5x5 convolution of those of the two branches."""
+    weight = first.new_zeros(len(first) + len(second), 1, 5, 5)
+    weight[: len(first), :, 1:4, 1:4] = first
+    weight[len(first) :, :, ::2, ::2] = second  # its dilation is 2
     return nn.Parameter(weight)
+
+
+def _widen(x: Tensor, dim: int = 0, multiple: int = WIDTH) -> Tensor:
+    """Append zeros along one dimension, up to the next multiple."""
+    behind = (0, 0) * (x.dim() - 1 - dim)  # F.pad begins with the last dimension
+    return F.pad(x, (*behind, 0, -x.shape[dim] % multiple))
 
 
 def _stack(first: nn.Linear, second: nn.Linear) -> tuple[nn.Parameter, nn.Parameter]:
