@@ -6,6 +6,7 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -43,7 +45,14 @@ def _naming(key: str, cfg: Any) -> Iterator[None]:
         raise ValueError(f"{key} must be a dict with the type of a layer, got {cfg!r}.")
     try:
         yield
-    except (KeyError, RuntimeError, TypeError) as error:
+    except KeyError as error:
+        # Its own words are "Cannot find None in registry".
+        close = difflib.get_close_matches(str(cfg["type"]), MODELS.module_dict, n=2, cutoff=0.5)
+        hint = f", did you mean {' or '.join(close)}?" if close else "."
+        raise ValueError(
+            f"No layer can be built from {key}={cfg!r}: no layer of this type is registered{hint}"
+        ) from error
+    except (RuntimeError, TypeError) as error:
         reason = str(error.args[0] if error.args else error)
         if isinstance(error, RuntimeError) and "Failed to get" not in reason:
             raise  # none of the registries', such as a lack of memory

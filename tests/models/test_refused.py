@@ -32,6 +32,20 @@ def test_the_norms_that_the_refusals_name_run():
         assert all(x.isfinite().all() for x in maps)
 
 
+@pytest.mark.parametrize(
+    "key, name, hint",
+    [
+        ("norm_cfg", "BNN", "did you mean BN"),
+        ("act_cfg", "RELU", "did you mean .*ReLU"),
+        ("conv_cfg", "conv2d", "did you mean .*Conv2d"),
+        ("norm_cfg", "zzzzzz", r"is registered\.$"),
+    ],
+)
+def test_a_misspelt_layer_gets_close_names(key, name, hint):
+    with pytest.raises(ValueError, match=f"No layer can be built from {key}=.*{name}.*{hint}"):
+        HCGNet(ARCH, **{key: dict(type=name)})
+
+
 @pytest.mark.parametrize("name", ["out_indices", "frozen_stages"])
 @pytest.mark.parametrize("value", [True, False])
 def test_no_truth_value_passes_for_a_stage(name, value):
