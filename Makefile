@@ -26,7 +26,7 @@ demo: setup
 	@$(VENV_PYTHON) demo/run_demo.py
 
 test: setup
-	@echo "Running the tests: some 13 minutes on 2 cores."
+	@echo "Running the tests: 13 to 20 minutes on 2 cores."
 	@$(VENV_PYTHON) -m pytest tests -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: setup
