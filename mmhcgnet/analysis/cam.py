@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmhcgnet.engine.errors import UsageError, did_you_mean
+from mmhcgnet._hints import did_you_mean
+from mmhcgnet.engine.errors import UsageError
 
 from .pictures import Sample, lay_over, new_figure
 from .workloads import is_detector

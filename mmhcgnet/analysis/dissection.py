@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.engine.errors import DataError, UsageError, did_you_mean
+from mmhcgnet._hints import did_you_mean
+from mmhcgnet.engine.errors import DataError, UsageError
 from mmhcgnet.engine.files import write_atomically
 
 from .broden import Annotation, Broden

@@ -29,9 +29,10 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from mmhcgnet._hints import did_you_mean
 from mmhcgnet.models.pretrained import find_weights
 
-from .errors import MissingFileError, UsageError, did_you_mean
+from .errors import MissingFileError, UsageError
 from .files import seal, verify
 from .stand_ins import STAND_INS, to_real
 

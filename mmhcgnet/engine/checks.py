@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS
 
 from mmhcgnet._compat import install_command
+from mmhcgnet._hints import did_you_mean
 from mmhcgnet.models.pretrained import (
     check_covers,
     check_pretrained_path,
@@ -22,7 +23,7 @@ from mmhcgnet.models.pretrained import (
 )
 
 from .checkpoints import read_checkpoint
-from .errors import MissingFileError, UsageError, did_you_mean
+from .errors import MissingFileError, UsageError
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
+from mmhcgnet._hints import did_you_mean
 from mmhcgnet.models.pretrained import PretrainedMismatchError
 
 _RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
@@ -126,12 +126,6 @@ def explain_misspelt_types() -> Iterator[None]:
             f"type={name!r} is not in {where}{hint}: mend the name in the config, write it as "
             "'package.Name', or import the module that registers it with custom_imports."
         ) from error
-
-
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return ``" (did you mean …?)"`` for the candidates close to ``word``, or nothing."""
-    close = difflib.get_close_matches(word, sorted(set(candidates)), n=3, cutoff=0.6)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _registered_names(registry: str, scope: str) -> set[str]:

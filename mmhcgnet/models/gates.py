@@ -6,7 +6,7 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -18,6 +18,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+
+from mmhcgnet._hints import did_you_mean
 
 
 def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
@@ -38,6 +40,10 @@ def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
     ]
 
 
+# MMCV's words for a type that is in no registry, "Cannot find None in registry", and MMEngine's.
+_UNKNOWN = re.compile(r"^Cannot find .* in registry|is not in the \S+ registry")
+
+
 @contextmanager
 def _naming(key: str, cfg: Any) -> Iterator[None]:
     """Let what MMCV's builders raise say which config they could not build."""
@@ -45,15 +51,11 @@ def _naming(key: str, cfg: Any) -> Iterator[None]:
         raise ValueError(f"{key} must be a dict with the type of a layer, got {cfg!r}.")
     try:
         yield
-    except KeyError as error:
-        # Its own words are "Cannot find None in registry".
-        close = difflib.get_close_matches(str(cfg["type"]), MODELS.module_dict, n=2, cutoff=0.5)
-        hint = f", did you mean {' or '.join(close)}?" if close else "."
-        raise ValueError(
-            f"No layer can be built from {key}={cfg!r}: no layer of this type is registered{hint}"
-        ) from error
-    except (RuntimeError, TypeError) as error:
+    except (KeyError, RuntimeError, TypeError) as error:
         reason = str(error.args[0] if error.args else error)
+        if isinstance(error, KeyError) and _UNKNOWN.search(reason):
+            hint = did_you_mean(str(cfg["type"]), MODELS.module_dict, cutoff=0.5)
+            reason = f"no layer of this type is registered{hint}."
         if isinstance(error, RuntimeError) and "Failed to get" not in reason:
             raise  # none of the registries', such as a lack of memory
         raise ValueError(f"No layer can be built from {key}={cfg!r}: {reason}") from error

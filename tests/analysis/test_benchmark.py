@@ -178,7 +178,7 @@ def test_models_side_by_side():
     assert more.calls == default.calls
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak comes from Linux's /proc")
 def test_peak_memory_of_a_new_process():
     settings = dict(task="train", batch_size=2, size=(256, 256), device="cpu", channels_last=True)
     kept = count_kept_bytes(Workload(SMALL, build(SMALL), **settings))

@@ -219,7 +219,7 @@ def test_an_eager_iterator_starts_and_loads_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(
     "fast_forward_on_resume" not in inspect.signature(IterBasedTrainLoop).parameters,
-    reason="this line of MMEngine does not have the option",
+    reason="this line of MMEngine has no fast_forward_on_resume to keep",
 )
 def test_the_option_to_begin_the_data_anew_is_kept(tmp_path):
     loop = dict(ITERATIONS, fast_forward_on_resume=True)

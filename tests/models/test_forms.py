@@ -285,6 +285,27 @@ def test_deployed_outputs(name):
         assert relative_error(out, target) <= 1e-5
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_maps_without_groups_are_padded_to_whole_vectors(groups, channels_last):
+    arch = dict(depths=(2, 2), growth_rates=(6, 10), stem="cifar", groups=groups)
+    network = HCGNet(arch, out_indices=(0, 1)).double().eval()
+    image = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    if channels_last:
+        network, image = (x.to(memory_format=torch.channels_last) for x in (network, image))
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+    modules = [module for stage in deployed.stages for module in stage]
+    assert [len(module.weight2) for module in modules] == (
+        [16] * 4 if groups == 1 else [6, 6, 10, 10]
+    )
+    assert deployed.transitions[0].weight2.shape[:2] == (16, 32)  # of 12 and 18
+    with torch.no_grad():
+        for out, target in zip(deployed(image), network(image), strict=True):
+            assert out.shape == target.shape and out.stride() == target.stride()
+            assert relative_error(out, target) <= 1e-12
+
+
 def hostile(state: dict) -> dict:
     """Norms with scales that are zero, negative or tiny, and statistics far from neutral."""
     for key, value in state.items():

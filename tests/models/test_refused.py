@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 from reference import TINY, make_arch
+from torch import nn
 
 from mmhcgnet.models import HCGNet
 
@@ -44,6 +46,20 @@ def test_the_norms_that_the_refusals_name_run():
 def test_a_misspelt_layer_gets_close_names(key, name, hint):
     with pytest.raises(ValueError, match=f"No layer can be built from {key}=.*{name}.*{hint}"):
         HCGNet(ARCH, **{key: dict(type=name)})
+
+
+def test_a_layer_that_is_there_and_fails_keeps_its_reason():
+    class Failing(nn.ReLU):
+        def __init__(self) -> None:
+            super().__init__()
+            raise KeyError("colour")
+
+    MODELS.register_module(module=Failing)
+    try:
+        with pytest.raises(ValueError, match="No layer can be built from act_cfg=.*colour"):
+            HCGNet(ARCH, act_cfg=dict(type="Failing"))
+    finally:
+        MODELS.module_dict.pop("Failing")
 
 
 @pytest.mark.parametrize("name", ["out_indices", "frozen_stages"])
