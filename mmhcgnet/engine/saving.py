@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
+import string
 import threading
 import time
 from pathlib import Path
@@ -58,6 +60,7 @@ class SafeCheckpointHook(CheckpointHook):
         if self.file_client_args is None and _writes_locally(folder, self.backend_args):
             self.backend_args = dict(backend=ATOMIC)
         self._local = (self.backend_args or {}).get("backend") == ATOMIC
+        outdated = self._check_hub(runner)
         super().before_train(runner)
         self._saved_iter: int | None = None
         self._former_bests: dict[str, str | None] = {}
@@ -69,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
             if self.last_ckpt is not None:
                 self._point(runner, self.last_ckpt)
             # The checkpoint that says so has been loaded, so it is safe.
-            self._remove(runner, runner.message_hub.get_info(_OUTDATED, []))
+            self._remove(runner, outdated)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that are not finite, and note the time in a form that has no time zone.
@@ -111,15 +114,40 @@ class SafeCheckpointHook(CheckpointHook):
         """Whether the newest checkpoint is of this iteration, so that a run can end here."""
         return self._saved_iter == iteration
 
+    def _check_hub(self, runner: Runner) -> list[str]:
+        """Keep of what a checkpoint has put into the hub only what can be this hook's own.
+
+        Anyone may have written that file, and MMEngine and this hook delete what it names.
+
+        Returns:
+            Names of files in the run's folder that are still to be deleted.
+        """
+        hub = runner.message_hub
+        outdated = hub.get_info(_OUTDATED, [])
+        outdated = [name for name in _as_list(outdated) if self._is_own(name)]
+        kept = [step for step in _as_list(hub.get_info("keep_ckpt_ids", [])) if type(step) is int]
+        if self.max_keep_ckpts > 0:
+            # MMEngine would delete a folder of this name, whatever it is.
+            outdated += [self.filename_tmpl.format(step) for step in kept[: -self.max_keep_ckpts]]
+            hub.update_info("keep_ckpt_ids", kept[-self.max_keep_ckpts :])
+        return outdated
+
+    def _is_own(self, name: object) -> bool:
+        """Whether this hook or an :class:`InterruptHook` saves checkpoints by this name."""
+        regular, interrupted = map(_pattern, (self.filename_tmpl, INTERRUPTED))
+        pattern = rf"(best_[^/\\]+_)?{regular}|{interrupted}"
+        return isinstance(name, str) and re.fullmatch(pattern, name) is not None
+
     def _find_former(self, runner: Runner) -> None:
         """Look for what the hub names in this run's folder, which may have been moved."""
         hub = runner.message_hub
 
         def here(key: str) -> str | None:
             path = hub.get_info(key) if key in hub.runtime_info else None
-            if not path:
+            name = os.path.basename(path) if isinstance(path, str) else None
+            if not self._is_own(name):
                 return None
-            path = self.file_backend.join_path(self.out_dir, os.path.basename(path))
+            path = self.file_backend.join_path(self.out_dir, name)
             return path if self.file_backend.exists(path) else None
 
         self.last_ckpt = here("last_ckpt")
@@ -241,7 +269,7 @@ class SafeCheckpointHook(CheckpointHook):
             path = self.file_backend.join_path(self.out_dir, name)
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):  # as DeepSpeed saves
+            elif self.file_backend.isdir(path) and _is_distributed(path):
                 self.file_backend.rmtree(path)
             else:
                 continue
@@ -257,6 +285,24 @@ class SafeCheckpointHook(CheckpointHook):
         if self.last_ckpt is None:
             return "nothing was saved before"
         return f"what was saved before is safe, {self.last_ckpt} being the newest"
+
+
+def _as_list(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _pattern(template: str) -> str:
+    """The regular expression of the names that a template gives to numbers."""
+    parts = string.Formatter().parse(template)
+    return "".join(
+        re.escape(text) + (r"\d+" if field is not None else "") for text, field, *_ in parts
+    )
+
+
+def _is_distributed(folder: str) -> bool:
+    """Whether a folder is a checkpoint of DeepSpeed, FSDP or ColossalAI, as MMEngine saves them."""
+    names = ("*model_states.pt", "rank*.pth", "meta.pth")
+    return any(next(Path(folder).glob(name), None) for name in names)
 
 
 def _writes_locally(folder: str, backend_args: dict | None) -> bool:
