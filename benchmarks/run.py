@@ -236,7 +236,8 @@ def main() -> None:
     import torch
 
     from mmhcgnet.analysis import benchmark, report
-    from mmhcgnet.engine import ops_lack_the_gpu, report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.engine.configs import ops_lack_the_gpu
 
     with report_usage_errors():
         benchmark.check_device(args.device)

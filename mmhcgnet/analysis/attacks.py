@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.errors import UsageError
 
 try:
     import eagerpy

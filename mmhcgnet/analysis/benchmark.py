@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark.utils.timer import timer  # waits for the accelerator
 
-from mmhcgnet.engine.building import check_device
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.engine.models import check_device
+from mmhcgnet.errors import UsageError
 
 from .report import number
 from .workloads import Workload, build

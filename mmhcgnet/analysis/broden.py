@@ -26,7 +26,7 @@ import cv2
 import mmcv
 import numpy as np
 
-from mmhcgnet.engine.errors import DataError, MissingFileError, UsageError
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 _FILES = ("index.csv", "label.csv", "category.csv")
 _CATEGORY = re.compile(r"(?P<name>[^()]+)(?:\((?P<images>\d+)\))?")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.errors import UsageError, did_you_mean
 
 from .pictures import Sample, lay_over, new_figure
 from .workloads import is_detector

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhcgnet.engine.building import build_model
-from mmhcgnet.engine.checks import toolbox_missing
+from mmhcgnet.engine.configs import toolbox_missing
+from mmhcgnet.engine.models import build_model
 from mmhcgnet.model_index import shipped_path
 
 from . import paper

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.errors import UsageError
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
 _DATA_SIZES = dict(CIFAR10=(32, 32), CIFAR100=(32, 32))

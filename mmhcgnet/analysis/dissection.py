@@ -31,9 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.engine.errors import DataError, UsageError
 from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.errors import DataError, UsageError, did_you_mean
 
 from .broden import Annotation, Broden
 

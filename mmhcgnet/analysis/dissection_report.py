@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from mmhcgnet.engine.errors import MissingFileError, UsageError
+from mmhcgnet.errors import MissingFileError, UsageError
 
 from .dissection import Dissection, masks_of
 

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
 from mmhcgnet.models.gates import pooling_dtype
 from mmhcgnet.models.hcgnet import SMG

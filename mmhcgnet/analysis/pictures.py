@@ -16,8 +16,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import Tensor, nn
 
-from mmhcgnet.engine.checks import check_sections
-from mmhcgnet.engine.errors import MissingFileError, UsageError, explain_misspelt_types
+from mmhcgnet.engine.configs import check_sections
+from mmhcgnet.engine.models import explain_misspelt_types
+from mmhcgnet.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable

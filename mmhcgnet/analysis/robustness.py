@@ -23,10 +23,12 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmhcgnet import engine
-from mmhcgnet.engine.building import load_model
-from mmhcgnet.engine.errors import UsageError
-from mmhcgnet.engine.loading import guard_loader
+from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
+from mmhcgnet.engine.data_checks import check_data
+from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.engine.models import explain_misspelt_types, load_model
+from mmhcgnet.engine.runner.data_loading import guard_loader
+from mmhcgnet.errors import UsageError
 
 from . import paper
 from .attacks import Classifier, is_right
@@ -72,12 +74,12 @@ class Subject:
     ) -> None:
         self.name, self.config, self.checkpoint = name, config, checkpoint
         path = config_path(config) if "::" in config else config
-        self.cfg = cfg = engine.load_config(str(path), cfg_options)
-        engine.check_sections(cfg, "model", "test_dataloader")
+        self.cfg = cfg = load_config(str(path), cfg_options)
+        check_sections(cfg, "model", "test_dataloader")
         if cfg.get("default_scope") == "mmdet":
             raise _no_classifier(config, cfg.model.type)
-        engine.check_data(cfg, "test")
-        engine.set_dataloader_defaults(cfg)
+        check_data(cfg, "test")
+        set_dataloader_defaults(cfg)
         model = load_model(cfg, checkpoint)
         from mmpretrain.models import BaseClassifier
 
@@ -116,7 +118,7 @@ class Subject:
 
     def _build(self, loader: dict) -> DataLoader:
         scope = DefaultScope.overwrite_default_scope(self.cfg.get("default_scope"))
-        with engine.explain_misspelt_types(), scope:
+        with explain_misspelt_types(), scope:
             return Runner.build_dataloader(loader)
 
     def _check_scores(self) -> None:
@@ -252,7 +254,7 @@ class Results:
         }
         text = json.dumps(dict(models=models), indent=2) + "\n"
         try:
-            engine.write_atomically(self.path, text.encode())
+            write_atomically(self.path, text.encode())
         except OSError as error:
             raise UsageError(f"{self.path} cannot be written: {error}") from error
         self._saved = time.monotonic()

@@ -31,13 +31,11 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.engine.building import build_model
-from mmhcgnet.engine.checks import CONFIG_SUFFIXES, check_sections, ops_lack_the_gpu
-from mmhcgnet.engine.deployment import switch_to_deploy
-from mmhcgnet.engine.errors import UsageError, explain_misspelt_types
-from mmhcgnet.engine.hooks import ChannelsLastHook
-from mmhcgnet.engine.options import load_config
+from mmhcgnet.engine.configs import CONFIG_SUFFIXES, check_sections, load_config, ops_lack_the_gpu
+from mmhcgnet.engine.deploy import switch_to_deploy
+from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
+from mmhcgnet.engine.models import build_model, explain_misspelt_types
+from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
 
 from .compare import config_path

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 
-from mmhcgnet.engine.errors import DataError, MissingFileError, UsageError
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 # The eleven basic colours of English, which are Broden's, too.
 COLOURS = (

@@ -32,9 +32,9 @@ from mmhcgnet.datasets.inspection import (
     read_list,
     wrong_size,
 )
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
-from .checks import is_local
-from .errors import DataError, MissingFileError, UsageError, launched_rank
+from .configs import is_local, launched_rank
 
 # MMPretrain's sets that fetch themselves unless download=False.
 _DOWNLOADED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")

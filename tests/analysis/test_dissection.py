@@ -9,8 +9,7 @@ from planted import LABELS, write_broden, write_map
 from mmhcgnet.analysis import dissection
 from mmhcgnet.analysis.broden import Broden
 from mmhcgnet.analysis.dissection import Dissection, LargestValues, describe
-from mmhcgnet.engine import MissingFileError, UsageError
-from mmhcgnet.engine.errors import DataError
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 UNITS = 5
 

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 foolbox = pytest.importorskip("foolbox")
 pytest.importorskip("mmpretrain.models")

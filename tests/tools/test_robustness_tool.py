@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmhcgnet.engine import load_config
-from mmhcgnet.engine.building import build_model, load_model
+from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.models import build_model, load_model
 
 pytest.importorskip("foolbox")
 pytest.importorskip("mmpretrain.models")

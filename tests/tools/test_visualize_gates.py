@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmhcgnet.analysis import pictures
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.engine.models import build_model
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_grad_cam")

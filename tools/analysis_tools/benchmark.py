@@ -77,7 +77,8 @@ def main() -> None:
 
     from mmhcgnet.analysis import benchmark, report
     from mmhcgnet.analysis.complexity import read_size
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         size = read_size(args.shape)

@@ -43,7 +43,7 @@ def cifar_points(classes: int) -> list[Point]:
     from mmengine.config import Config
 
     from mmhcgnet.analysis import compare, paper
-    from mmhcgnet.engine.building import build_model
+    from mmhcgnet.engine.models import build_model
 
     points = []
     for entry in paper.CIFAR:
@@ -202,7 +202,7 @@ def pictures() -> dict[str, "Figure"]:
 def main() -> None:
     args = parse_args()
     from mmhcgnet.analysis.report import check_matplotlib
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
 
     with report_usage_errors():
         check_matplotlib()

@@ -86,8 +86,9 @@ def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet.analysis import report
-    from mmhcgnet.engine import UsageError, report_usage_errors
-    from mmhcgnet.engine.building import check_device
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.engine.models import check_device
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         configs, checkpoints = args.models[::2], args.models[1::2]

@@ -1,9 +1,25 @@
-"""Hints at what a misspelt word may have meant."""
+"""What can go wrong by the user's doing: exceptions, and hints at what a misspelt word meant."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A mistake that the user can mend; its message is one sentence that says how."""
+
+
+class MissingFileError(UsageError, FileNotFoundError):
+    """A file or folder that the command line or the config names is not there."""
+
+
+class DataError(UsageError):
+    """Something is wrong with the images or annotations; the message names the file or key."""
+
+
+class PretrainedMismatchError(RuntimeError):
+    """Pretrained weights that are not those of the backbone."""
 
 
 def did_you_mean(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:

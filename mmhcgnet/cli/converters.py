@@ -9,13 +9,12 @@ import os
 from collections.abc import Callable
 
 from mmhcgnet.convert import Converted, LayoutError
+from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
+from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import ARCHITECTURES
-from mmhcgnet.models.pretrained import find_weights
-
-from .checkpoints import encode_checkpoint, read_checkpoint
-from .checks import check_checkpoint_path
-from .errors import UsageError
-from .files import write_atomically
+from mmhcgnet.weights import find_weights
 
 FOLDER = "checkpoints"
 TERMS = (

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from .errors import UsageError
+from mmhcgnet.errors import UsageError
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
 # Launcher -> where it puts the rank, the number of processes and the rank on this machine.

@@ -20,19 +20,18 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import get_state_dict
 from torch import Tensor, nn
 
-from mmhcgnet._hints import did_you_mean
+from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.engine.checks import compare_deployed
+from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
-from mmhcgnet.models.pretrained import (
+from mmhcgnet.weights import (
     explain_official,
     find_weights,
+    holds_deployed,
     listed,
     not_finite,
     official_layout,
 )
-
-from .checkpoints import use_safe_loader
-from .checks import compare_deployed, holds_deployed
-from .errors import UsageError
 
 _OTHER_SHAPE = re.compile(r"size mismatch for (\S+): .*?(\[.*?\]).*?(\[.*?\])")
 _AVERAGED = "module."  # leads the names in an ema_state_dict

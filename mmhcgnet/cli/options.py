@@ -2,81 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-import textwrap
-import traceback
 from copy import deepcopy
 
-import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 
-from .checks import TOOLBOXES, check_config_path, toolbox_missing
-from .errors import UsageError
-
-# Seconds after which a silent worker of a dataloader ends the run.
-WORKER_TIMEOUT = 300
-
-
-def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
-    """Read a config and merge ``--cfg-options`` into it.
-
-    Args:
-        path: The config file.
-        cfg_options: ``key=value`` texts as they were typed.
-
-    Raises:
-        UsageError: If the file or one of its bases cannot be read, the package of a base is not
-            there, or an option is not of the form ``key=value`` or does not fit the config.
-    """
-    check_config_path(path)
-    try:
-        cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program, which can fail in any way
-        for package in TOOLBOXES:
-            # MMEngine would have one install the upstream package, beside whichever line is there.
-            if f"{package} is not installed" in str(error):
-                raise toolbox_missing(path, package) from error
-        place = _failed_place(error, path)
-        raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
-    options = {}
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs=1, action=DictAction)
-    for option in cfg_options or []:
-        if "=" not in option:
-            raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
-        try:
-            options |= parser.parse_args(["--cfg-options", option]).cfg_options
-        except AssertionError as error:
-            raise UsageError(f"The brackets in --cfg-options {option} do not match.") from error
-    try:
-        cfg.merge_from_dict(options)
-    except Exception as error:  # what does not fit has no common type
-        given = " ".join(cfg_options)
-        raise UsageError(
-            f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
-        ) from error
-    return cfg
-
-
-def _failed_place(error: Exception, path: str) -> str:
-    """Tell the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        # MMEngine's functions call by this name the file that they are at, or a copy of it.
-        if frame.f_globals.get("__name__") == Config.__module__:
-            name = frame.f_locals.get("filename")
-            path = name if isinstance(name, str) and os.path.isfile(name) else path
-        elif frame.f_code.co_name == "<module>":  # a statement of the file itself
-            line = number
-            break
-    return f"{path}, line {line}," if line else path
-
-
-def _one_line(error: Exception) -> str:
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return textwrap.shorten(f"{type(error).__name__}: {text}", 400, placeholder=" …")
+from mmhcgnet.errors import UsageError
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -158,33 +90,6 @@ def decide_out_item(out: str | None, out_item: str | None) -> str | None:
 def drop_validation(cfg: Config) -> None:
     """Train without validation (``--no-validate``)."""
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-
-
-def set_dataloader_defaults(
-    cfg: Config, pin_memory: bool = True, persistent_workers: bool = True
-) -> None:
-    """Complete the dataloaders and apply ``--no-pin-memory`` and ``--no-persistent-workers``.
-
-    Classification configs rely on MMPretrain's tools for defaults that MMEngine does not have.
-    Workers persist only where there are any; PyTorch refuses the combination. The same holds for
-    the time in which one has to answer: five minutes unless the config has a ``timeout``.
-    """
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        if cfg.get("default_scope") == "mmpretrain":
-            loader.setdefault("pin_memory", torch.cuda.is_available())
-            loader.setdefault("persistent_workers", True)
-            loader.setdefault("collate_fn", dict(type="default_collate"))
-        if not pin_memory:
-            loader.pin_memory = False
-        if not persistent_workers or not loader.get("num_workers"):
-            loader.persistent_workers = False
-        if loader.get("num_workers"):
-            loader.setdefault("timeout", WORKER_TIMEOUT)
-        else:
-            loader.pop("timeout", None)
 
 
 def set_visualization(

@@ -12,10 +12,11 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
-from .checkpoints import read_checkpoint, read_outline
-from .checks import check_checkpoint_path, is_local
-from .errors import MissingFileError, UsageError, launched_rank
-from .saving import UNIX_TIME
+from mmhcgnet.engine.checkpoints import read_checkpoint, read_outline
+from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.engine.configs import is_local, launched_rank
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import UNIX_TIME
+from mmhcgnet.errors import MissingFileError, UsageError
 
 
 def set_resume(cfg: Config, resume: str | None) -> bool:

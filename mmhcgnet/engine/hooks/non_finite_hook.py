@@ -18,9 +18,8 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhcgnet.models.pretrained import listed
-
-from .errors import UsageError
+from mmhcgnet.errors import UsageError
+from mmhcgnet.weights import listed
 
 _REMEDIES = (
     "lower the learning rate, lengthen the warm-up, clip the gradients "

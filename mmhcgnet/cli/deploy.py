@@ -3,59 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from mmengine.config import Config
-from torch import nn
 
 from mmhcgnet.convert import LayoutError
-from mmhcgnet.convert.matching import check_match, number, stated_meta, strip_module
-from mmhcgnet.models.pretrained import explain_official, find_weights, official_layout
+from mmhcgnet.convert.matching import check_match, number, stated_meta
+from mmhcgnet.engine.checkpoints import read_checkpoint
+from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.engine.configs import check_sections, has_deployed_hcgnet, load_config
+from mmhcgnet.engine.deploy import switch_to_deploy
+from mmhcgnet.engine.models import build_model, explain_misspelt_types
+from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
+from mmhcgnet.weights import (
+    explain_official,
+    find_weights,
+    holds_deployed,
+    official_layout,
+    strip_module,
+)
 
-from .building import build_model
-from .checkpoints import read_checkpoint
-from .checks import check_checkpoint_path, check_sections, has_deployed_hcgnet, holds_deployed
-from .conversion import TERMS, write_converted
-from .errors import UsageError, explain_misspelt_types
-from .options import load_config
-
-
-def switch_to_deploy(model: nn.Module) -> list[str]:
-    """Put a model into eval mode and switch all that has a form for inference alone, for good.
-
-    A part with the method ``switch_to_deploy`` sees to all parts inside it by itself.
-
-    Args:
-        model: The model, in whatever wrapper.
-
-    Returns:
-        The names of the parts, such as ``backbone``.
-
-    Raises:
-        UsageError: If there is no such part, or one cannot be switched.
-    """
-    model.eval()
-    parts = dict(_parts(model, ""))
-    if not parts:
-        raise UsageError(
-            f"No part of the model, {type(model).__name__}, has a deployed form (a method "
-            "switch_to_deploy): use it as it is."
-        )
-    for part in parts.values():
-        try:
-            part.switch_to_deploy()
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    return list(parts)
-
-
-def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if hasattr(module, "switch_to_deploy"):
-        yield name, module
-        return
-    for child_name, child in module.named_children():
-        yield from _parts(child, f"{name}.{child_name}".lstrip("."))
+from .converters import TERMS, write_converted
 
 
 def deploy_file(

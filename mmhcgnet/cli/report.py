@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
@@ -12,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.models.pretrained import PretrainedMismatchError
+from mmhcgnet.engine.configs import launched_rank
+from mmhcgnet.engine.data_checks import explain_building_error
+from mmhcgnet.errors import PretrainedMismatchError, UsageError
 
-_RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
-_UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _IN_WORKER = re.compile(r"'?Caught \S+ in DataLoader worker process")
 _LAST_ERROR = re.compile(r"^[\w.]*Error: ", re.MULTILINE)
 _TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
@@ -24,19 +22,6 @@ _WORKER_DIED = re.compile(
     r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
 )
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
-_FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
-
-
-class UsageError(ValueError):
-    """A mistake that the user can mend; its message is one sentence that says how."""
-
-
-class MissingFileError(UsageError, FileNotFoundError):
-    """A file or folder that the command line or the config names is not there."""
-
-
-class DataError(UsageError):
-    """Something is wrong with the images or annotations; the message names the file or key."""
 
 
 @contextmanager
@@ -67,11 +52,6 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         sys.exit(2)
 
 
-def launched_rank(launcher: str) -> int:
-    """The rank that a ``--launcher`` gives this process, 0 without one."""
-    return int(os.environ.get(_RANK_VARIABLES.get(launcher, ""), 0))
-
-
 def _sentence(error: Exception) -> str | None:
     """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
     text = str(error)
@@ -95,8 +75,6 @@ def _sentence(error: Exception) -> str | None:
             "use less of it with --cfg-options train_dataloader.num_workers=1 (or val_, test_; a "
             f"bus error means that /dev/shm is full); if a file crashed it, {_CHECK_DATA}."
         )
-    from .data_checks import explain_building_error
-
     explained = explain_building_error(error)
     return None if explained is None else str(explained)
 
@@ -106,44 +84,3 @@ def _lost_worker(error: Exception) -> bool:
     return isinstance(error, OSError | EOFError) and any(
         frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
     )
-
-
-@contextmanager
-def explain_misspelt_types() -> Iterator[None]:
-    """Turn the registries' errors about an unknown ``type=`` into a :class:`UsageError`."""
-    try:
-        yield
-    except (KeyError, RuntimeError) as error:
-        message = str(error.args[0]) if error.args else ""
-        match = _UNKNOWN_TYPE.search(message) or _FAILED_TYPE.match(message)
-        if match is None:
-            raise
-        name = match["name"].strip("'\"`")
-        scope, _, registry = match.groupdict().get("registry", "").rpartition("::")
-        where = f"the {registry} registry of {scope}" if registry else "any registry"
-        hint = did_you_mean(name, _registered_names(registry, scope))
-        raise UsageError(
-            f"type={name!r} is not in {where}{hint}: mend the name in the config, write it as "
-            "'package.Name', or import the module that registers it with custom_imports."
-        ) from error
-
-
-def _registered_names(registry: str, scope: str) -> set[str]:
-    """Names of all types in the registries called ``registry``, as one would type them."""
-    from mmengine import registry as registries
-
-    pending = [
-        root
-        for root in vars(registries).values()
-        if isinstance(root, registries.Registry) and registry in ("", root.name)
-    ]
-    names = set()
-    while pending:
-        node = pending.pop()
-        pending += node.children.values()
-        for name, kind in node.module_dict.items():
-            # Ours sit in MMEngine's registry, and configs write them with the package's name.
-            home = "mmhcgnet" if kind.__module__.startswith("mmhcgnet.") else node.scope
-            # The root's types need no prefix, nor do those of the scope of the look-up.
-            names.add(name if home in ("mmengine", scope) else f"{home}.{name}")
-    return names

@@ -21,8 +21,9 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .errors import UsageError
-from .loading import GuardedBatchSampler, guard_loader, seed_generators
+from mmhcgnet.errors import UsageError
+
+from .data_loading import GuardedBatchSampler, guard_loader, seed_generators
 
 # Where in MMEngine's message hub, which checkpoints hold, the beginning of the epoch is noted.
 _BEGIN = "epoch_begin"

@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader, IterableDataset
 
-from .data_checks import check_sample, explain_data_error
+from mmhcgnet.engine.data_checks import check_sample, explain_data_error
 
 
 def guard_loader(loader: DataLoader) -> DataLoader:
@@ -160,19 +157,3 @@ def seed_generators(key: tuple[int, ...]) -> int:
     np.random.seed(second)
     torch.default_generator.manual_seed(third)
     return third
-
-
-@HOOKS.register_module()
-class DataGuardHook(Hook):
-    """Name the file that cannot be loaded in validation and testing.
-
-    In training, :class:`ResumableEpochLoop` and :class:`ResumableIterLoop` do so.
-    """
-
-    def before_val(self, runner: Runner) -> None:
-        """Guard the dataloader of the validation."""
-        runner.val_loop.dataloader = guard_loader(runner.val_loop.dataloader)
-
-    def before_test(self, runner: Runner) -> None:
-        """Guard the dataloader of the test."""
-        runner.test_loop.dataloader = guard_loader(runner.test_loop.dataloader)
