@@ -95,7 +95,7 @@ def test(args: argparse.Namespace) -> None:
     if args.tta:
         cli.set_test_time_augmentation(cfg)
     cli.set_guards(cfg)
-    cli.check_data(cfg, "test")
+    cli.check_data(cfg, "test", files_only=cli.launched_rank(cfg.launcher) > 0)
     cli.prepare_distributed(cfg, training=False)
 
     with cli.explain_misspelt_types():

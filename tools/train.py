@@ -92,7 +92,7 @@ def train(args: argparse.Namespace) -> None:
         cli.check_pretrained_files(cfg.model)
         cli.check_frozen_backbone(cfg)
     cli.set_guards(cfg, args.replace)
-    cli.check_data(cfg, "train", "val")
+    cli.check_data(cfg, "train", "val", files_only=cli.launched_rank(cfg.launcher) > 0)
     cli.prepare_distributed(cfg, training=True)
 
     with cli.explain_misspelt_types():

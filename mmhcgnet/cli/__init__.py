@@ -1,5 +1,6 @@
 """What only the scripts in ``tools/`` need: flags, checks before a run, launching, reports."""
 
+from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.checkpoints import use_safe_loader
 from mmhcgnet.engine.checks import (
     check_checkpoint,
@@ -10,7 +11,6 @@ from mmhcgnet.engine.checks import (
     check_trainable,
 )
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
-from mmhcgnet.engine.data_checks import check_data
 from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import UsageError
@@ -18,7 +18,7 @@ from mmhcgnet.errors import UsageError
 from .converters import add_output_arguments, convert_file, make_parser
 from .default_hooks import set_guards
 from .deploy import deploy_file
-from .launch import end_distributed, prepare_distributed
+from .launch import end_distributed, launched_rank, prepare_distributed
 from .options import (
     check_amp_training,
     decide_out_item,
@@ -52,6 +52,7 @@ __all__ = [
     "drop_validation",
     "end_distributed",
     "explain_misspelt_types",
+    "launched_rank",
     "load_config",
     "make_parser",
     "prepare_distributed",

@@ -116,3 +116,8 @@ def _sync_norm_keys(node: object, key: str) -> list[str]:
     return own + [
         found for name, child in children for found in _sync_norm_keys(child, f"{key}.{name}")
     ]
+
+
+def launched_rank(launcher: str) -> int:
+    """The rank that a ``--launcher`` gives this process, 0 without one."""
+    return int(os.environ.get(_VARIABLES[launcher][0], 0)) if launcher in _VARIABLES else 0

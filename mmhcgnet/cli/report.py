@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
-from mmhcgnet.engine.configs import launched_rank
-from mmhcgnet.engine.data_checks import explain_building_error
+from mmhcgnet.datasets.checks.explain import explain_building_error
 from mmhcgnet.errors import PretrainedMismatchError, UsageError
+
+from .launch import launched_rank
 
 _IN_WORKER = re.compile(r"'?Caught \S+ in DataLoader worker process")
 _LAST_ERROR = re.compile(r"^[\w.]*Error: ", re.MULTILINE)

@@ -14,9 +14,11 @@ from torch import nn
 
 from mmhcgnet.engine.checkpoints import read_checkpoint, read_outline
 from mmhcgnet.engine.checks import check_checkpoint_path
-from mmhcgnet.engine.configs import is_local, launched_rank
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import UNIX_TIME
 from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.paths import is_local
+
+from .launch import launched_rank
 
 
 def set_resume(cfg: Config, resume: str | None) -> bool:

@@ -63,7 +63,7 @@ def write_broden(
     count: int = 0,
     side: int = 112,
 ) -> int:
-    """Write a folder that ``mmhcgnet.analysis.broden.Broden`` reads; images are copied.
+    """Write a folder that ``mmhcgnet.datasets.broden.Broden`` reads; images are copied.
 
     Args:
         annotations: A JSON file of COCO's instances, with masks.

@@ -11,10 +11,11 @@ from mmengine.registry import MODELS
 
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
+from mmhcgnet.paths import is_local
 from mmhcgnet.weights import explain_official, find_weights, holds_deployed, official_layout
 
 from .checkpoints import read_checkpoint
-from .configs import has_deployed_hcgnet, has_hcgnet, is_local, nested_dicts, ops_lack_the_gpu
+from .configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 
 
 def check_checkpoint_path(path: str) -> None:

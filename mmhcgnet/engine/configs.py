@@ -21,12 +21,6 @@ CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
 # Seconds after which a silent worker of a dataloader ends the run.
 WORKER_TIMEOUT = 300
-_RANK_VARIABLES = dict(pytorch="RANK", slurm="SLURM_PROCID", mpi="OMPI_COMM_WORLD_RANK")
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is one of this file system and no URL or other backend's."""
-    return "://" not in path
 
 
 def check_config_path(path: str) -> None:
@@ -173,11 +167,6 @@ def _failed_place(error: Exception, path: str) -> str:
 def _one_line(error: Exception) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return textwrap.shorten(f"{type(error).__name__}: {text}", 400, placeholder=" …")
-
-
-def launched_rank(launcher: str) -> int:
-    """The rank that a ``--launcher`` gives this process, 0 without one."""
-    return int(os.environ.get(_RANK_VARIABLES.get(launcher, ""), 0))
 
 
 def set_dataloader_defaults(

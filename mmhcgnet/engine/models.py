@@ -14,11 +14,12 @@ from torch import nn
 
 from mmhcgnet.engine.hooks.strict_load_hook import load_strictly
 from mmhcgnet.errors import UsageError, did_you_mean
+from mmhcgnet.paths import is_local
 from mmhcgnet.weights import find_weights, strip_module
 
 from .checkpoints import read_checkpoint
 from .checks import check_checkpoint
-from .configs import check_sections, is_local
+from .configs import check_sections
 
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")

@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmhcgnet.analysis import cam
-from mmhcgnet.analysis.pictures import Sample
+from mmhcgnet.analysis.gates import cam
+from mmhcgnet.analysis.gates.images import Sample
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmhcgnet.analysis import gate_maps
-from mmhcgnet.analysis.pictures import Sample
+from mmhcgnet.analysis.gates import maps as gate_maps
+from mmhcgnet.analysis.gates.images import Sample
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
-from mmhcgnet.analysis.compare import config_path
+from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmhcgnet.analysis import pictures
+from mmhcgnet.analysis.gates import images as pictures
 from mmhcgnet.engine.models import build_model
 
 pytest.importorskip("matplotlib")

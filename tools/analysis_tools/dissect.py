@@ -106,17 +106,18 @@ def dissect(args: argparse.Namespace) -> dict:
     from pathlib import Path
 
     from mmhcgnet import cli
-    from mmhcgnet.analysis import dissection_report, report
-    from mmhcgnet.analysis.broden import Broden
-    from mmhcgnet.analysis.compare import config_path
-    from mmhcgnet.analysis.complexity import input_shape, read_size
-    from mmhcgnet.analysis.dissection import (
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.complexity.comparison import config_path
+    from mmhcgnet.analysis.complexity.counting import input_shape, read_size
+    from mmhcgnet.analysis.dissection import results as dissection_report
+    from mmhcgnet.analysis.dissection.units import (
         Dissection,
         Probe,
         channel_order,
         describe,
         setup_of,
     )
+    from mmhcgnet.datasets.broden import Broden
     from mmhcgnet.engine.models import load_model
 
     data = Broden(args.data, args.images)
@@ -173,7 +174,8 @@ def dissect(args: argparse.Namespace) -> dict:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.analysis import dissection_report, report
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.dissection import results as dissection_report
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.errors import UsageError
 

@@ -47,7 +47,8 @@ def parse_args() -> argparse.Namespace:
 def count_config(args: argparse.Namespace) -> dict:
     """Print what a config's model costs; return the exact numbers."""
     from mmhcgnet import cli
-    from mmhcgnet.analysis import compare, complexity
+    from mmhcgnet.analysis.complexity import comparison as compare
+    from mmhcgnet.analysis.complexity import counting as complexity
     from mmhcgnet.analysis.report import number, table
     from mmhcgnet.engine.models import build_model
 
@@ -94,7 +95,7 @@ def count_config(args: argparse.Namespace) -> dict:
 
 def count_paper() -> dict:
     """Print the paper's tables 2, 3 and 4 with our counts; return both."""
-    from mmhcgnet.analysis import compare
+    from mmhcgnet.analysis.complexity import comparison as compare
     from mmhcgnet.analysis.report import number, table
 
     def counted(row: compare.Row, name: str, digits: int, unit: float) -> str:

@@ -42,7 +42,8 @@ def cifar_points(classes: int) -> list[Point]:
     """Million parameters and test errors of table 2 on CIFAR-``classes``."""
     from mmengine.config import Config
 
-    from mmhcgnet.analysis import compare, paper
+    from mmhcgnet.analysis import paper
+    from mmhcgnet.analysis.complexity import comparison as compare
     from mmhcgnet.engine.models import build_model
 
     points = []

@@ -103,7 +103,8 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
-        from mmhcgnet.analysis import attacks, robustness
+        from mmhcgnet.analysis.robustness import attacks
+        from mmhcgnet.analysis.robustness import evaluation as robustness
 
         epsilons = attacks.check_epsilons(args.epsilons)
         chosen = [f"pgd-{args.pgd_steps}" if a == "pgd" else a for a in dict.fromkeys(args.attacks)]

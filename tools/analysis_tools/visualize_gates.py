@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 def list_modules(cfg: "Config") -> None:
     """Print the modules of a config's HCGNet."""
     from mmhcgnet import cli
-    from mmhcgnet.analysis import gate_maps
+    from mmhcgnet.analysis.gates import maps as gate_maps
     from mmhcgnet.analysis.report import table
     from mmhcgnet.engine.models import build_model
 
@@ -78,7 +78,9 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from mmhcgnet.analysis import cam, gate_maps, pictures
+    from mmhcgnet.analysis.gates import cam
+    from mmhcgnet.analysis.gates import images as pictures
+    from mmhcgnet.analysis.gates import maps as gate_maps
     from mmhcgnet.analysis.report import check_matplotlib
     from mmhcgnet.engine.models import load_model
     from mmhcgnet.errors import UsageError

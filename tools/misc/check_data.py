@@ -46,7 +46,7 @@ def check(args: argparse.Namespace) -> bool:
     import json
 
     from mmhcgnet import cli
-    from mmhcgnet.engine.data_checks import check_files, inspect_data, inspect_set_images
+    from mmhcgnet.datasets.checks.of_config import check_files, inspect_data, inspect_set_images
 
     if args.workers < 0:
         raise cli.UsageError(f"--workers counts processes, got {args.workers}.")

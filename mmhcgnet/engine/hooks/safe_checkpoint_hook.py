@@ -18,9 +18,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.engine.configs import is_local
 from mmhcgnet.engine.files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.errors import UsageError
+from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed
 
 INTERRUPTED = "interrupted_iter_{}.pth"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from mmhcgnet.engine.data_checks import check_sample, explain_data_error
+from mmhcgnet.datasets.checks.explain import check_sample, explain_data_error
 
 
 def guard_loader(loader: DataLoader) -> DataLoader:

@@ -20,7 +20,7 @@ from mmhcgnet.models import HCGNet
 from mmhcgnet.models.gates import pooling_dtype
 from mmhcgnet.models.hcgnet import SMG
 
-from .pictures import Sample, lay_over, new_figure, thumbnail
+from .images import Sample, lay_over, new_figure, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmhcgnet.analysis import paper
 from mmhcgnet.engine.configs import toolbox_missing
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.model_index import shipped_path
 
-from . import paper
-from .complexity import Complexity, count, input_shape
+from .counting import Complexity, count, input_shape
 
 # What MMDetection 1.x, with which the paper's detectors were made, counted its FLOPs on.
 COCO_SHAPE = (3, 800, 1280)

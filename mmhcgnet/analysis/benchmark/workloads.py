@@ -31,15 +31,14 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from mmhcgnet.analysis.complexity.comparison import config_path
+from mmhcgnet.analysis.complexity.counting import number_of_proposals, propose
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES, check_sections, load_config, ops_lack_the_gpu
 from mmhcgnet.engine.deploy import switch_to_deploy
 from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
 from mmhcgnet.engine.models import build_model, explain_misspelt_types
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
-
-from .compare import config_path
-from .complexity import number_of_proposals, propose
 
 FORMS = ("backbone", "plain", "with_cp", "deploy", "compile")
 # Objects in each image of a detector's batch; COCO has 7 on average.

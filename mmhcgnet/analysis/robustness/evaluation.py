@@ -23,18 +23,18 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.benchmark.measuring import describe_machine
+from mmhcgnet.analysis.complexity.comparison import config_path
+from mmhcgnet.analysis.report import number
+from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
-from mmhcgnet.engine.data_checks import check_data
 from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.engine.models import explain_misspelt_types, load_model
 from mmhcgnet.engine.runner.data_loading import guard_loader
 from mmhcgnet.errors import UsageError
 
-from . import paper
 from .attacks import Classifier, is_right
-from .benchmark import describe_machine
-from .compare import config_path
-from .report import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,223 +8,22 @@ from __future__ import annotations
 
 import difflib
 import gc
-import io
 import json
-import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
-from PIL import Image
 
-EXAMPLES = 5
+from mmhcgnet.datasets.checks.findings import Finding, few, select
+
 IMAGE_KEYS = ("id", "file_name", "height", "width")
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 # Stands for polygons that are not read.
 _UNREAD = [[0]]
 
 
-@dataclass
-class Finding:
-    """One kind of fault in a set of images or annotations.
-
-    Attributes:
-        kind: A short name to count by.
-        examples: The first few, each a clause such as ``"train/7.jpg is empty (0 bytes)"``.
-        remedy: What to do, as a clause.
-        harmless: Whether a run copes: the annotation is left out, the image converted.
-        count: How many there are.
-    """
-
-    kind: str
-    examples: list[str]
-    remedy: str
-    harmless: bool = False
-    count: int = field(default=1)
-
-    @property
-    def sentence(self) -> str:
-        """The first example, how many more there are, and the remedy."""
-        more = f" (and {self.count - 1:,} more like it)" if self.count > 1 else ""
-        return f"{self.examples[0]}{more}: {self.remedy}."
-
-
-def merge(findings: Iterable[Finding]) -> list[Finding]:
-    """Count findings of the same kind together and keep the first examples."""
-    merged: dict[str, Finding] = {}
-    for new in findings:
-        if new.kind not in merged:
-            merged[new.kind] = Finding(new.kind, [], new.remedy, new.harmless, 0)
-        known = merged[new.kind]
-        known.count += new.count
-        known.examples += new.examples[: EXAMPLES - len(known.examples)]
-    return list(merged.values())
-
-
 # Images
-
-
-def inspect_images(
-    items: Sequence[tuple[str, tuple[int, int] | None]], workers: int = 0
-) -> Iterator[list[Finding]]:
-    """Inspect many images, in their order.
-
-    Args:
-        items: The arguments of :func:`inspect_image` for each.
-        workers: Processes that decode; with 0 this one does.
-
-    Raises:
-        RuntimeError: If an image crashes a process.
-    """
-    if workers == 0:
-        yield from map(_inspect_item, items)
-        return
-    with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        yield from pool.map(_inspect_item, items, chunksize=16)
-
-
-def _inspect_item(item: tuple[str, tuple[int, int] | None]) -> list[Finding]:
-    return inspect_image(*item)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(0)
-    # The decoders' own complaints, which name no file.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def inspect_image(path: str, size: tuple[int, int] | None = None) -> list[Finding]:
-    """Find what is wrong with an image.
-
-    It is decoded twice: by OpenCV, as training does, and by Pillow, which notices that a file ends
-    early, where OpenCV leaves the rest of the picture grey.
-
-    Args:
-        path: A file of this file system.
-        size: Height and width in pixels that the annotations give it.
-    """
-    fault = inspect_file(path)
-    if fault is not None:
-        return [fault]
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        return [_bad_file("unreadable image", f"{path} cannot be read ({error.strerror})")]
-    damage, mode = _decode_strictly(content)
-    try:
-        # As IMREAD_COLOR, which training uses, but in the depth of the file.
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        why = damage or "OpenCV does not read it"
-        return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
-    found = []
-    if damage:
-        found.append(_bad_file("damaged image", f"{path} is damaged or ends early ({damage})"))
-    if mode == "CMYK":
-        found.append(
-            Finding(
-                "CMYK image",
-                [f"{path} is in CMYK, whose colours are only roughly converted"],
-                "convert it to RGB",
-                harmless=True,
-            )
-        )
-    if image.dtype != np.uint8:
-        found.append(
-            Finding(
-                "image of more than 8 bits",
-                [f"{path} holds {image.dtype} values, which are read as 8 bits"],
-                "convert it with the scale that you want",
-                harmless=True,
-            )
-        )
-    if size is not None and image.shape[:2] != tuple(size):
-        found.append(wrong_size(path, size, image.shape))
-    return found
-
-
-def wrong_size(path: str, size: Sequence[int], shape: Sequence[int]) -> Finding:
-    """The fault of an image.
-
-    Args:
-        path: Its file.
-        size: Height and width in pixels as they are annotated.
-        shape: Those that it has; further entries do not matter.
-    """
-    told = f"is {shape[1]} wide and {shape[0]} high where its annotations say {size[1]} and"
-    return Finding(
-        "image of another size",
-        [f"{path} {told} {size[0]}"],
-        "replace the image, or mend its width, height, boxes and masks",
-    )
-
-
-def inspect_file(path: str) -> Finding | None:
-    """Find what keeps an image from being read, without reading it."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        text = "is a link to what does not exist" if os.path.islink(path) else "does not exist"
-        return _bad_file("missing image", f"{path} {text}")
-    except OSError as error:
-        return _bad_file("unreadable image", f"{path} cannot be read ({error.strerror})")
-    except ValueError as error:
-        return _bad_file("unreadable image", f"{path!r} is no name of a file ({error})")
-    if not stat.S_ISREG(status.st_mode):
-        text = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        return _bad_file("image that is no file", f"{path} is {text} and no image")
-    if status.st_size == 0:
-        return _bad_file("empty image", f"{path} is empty (0 bytes)")
-    return None
-
-
-def _bad_file(kind: str, example: str) -> Finding:
-    return Finding(kind, [example], "put a good image there or take it out of the annotations")
-
-
-def _decode_strictly(content: bytes) -> tuple[str, str]:
-    """What Pillow says against an image, or nothing, and the image's mode."""
-    mode = ""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            mode = image.mode
-            image.load()
-    except Image.DecompressionBombError:
-        pass  # it is large, which does no harm
-    except Image.UnidentifiedImageError:
-        return "of no known format", mode
-    except Exception as error:  # Pillow's plug-ins raise all kinds
-        return " ".join(str(error).split()) or type(error).__name__, mode
-    return "", mode
-
-
-def inspect_listing(paths: Sequence[str]) -> list[Finding]:
-    """Find images that are not there, from listings of their folders: no file is touched."""
-    folders: dict[str, dict[str, bool]] = {}
-    faults = []
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    folders[folder] = {
-                        entry.name: entry.is_file(follow_symlinks=False) for entry in entries
-                    }
-            except (OSError, ValueError):
-                folders[folder] = {}
-        # What is no plain file there, such as a link, may still be an image.
-        if not folders[folder].get(name) and (fault := inspect_file(path)) is not None:
-            faults.append(fault)
-    return merge(faults)
 
 
 # COCO
@@ -345,7 +144,7 @@ def inspect_coco(
     if any(not finding.harmless for finding in found):
         return found
     if not annotations:
-        return found + _select(
+        return found + select(
             "no annotations", [0], lambda _: f"{file} holds no annotation",
             "annotate the images, or name another file", harmless=not labelled,
         )  # fmt: skip
@@ -361,7 +160,7 @@ def _inspect_categories(
     found = _inspect_ids(categories, "category", file)
     names = [category["name"] for category in categories]
     twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
-    found += _select(
+    found += select(
         "duplicate category", twice, lambda name: f"{file} has two categories named {name!r}",
         "rename or unite them",
     )  # fmt: skip
@@ -372,14 +171,14 @@ def _inspect_categories(
 
     def describe(name: str) -> str:
         close = difflib.get_close_matches(name, rest, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else f", which has {_few(names)}"
+        hint = f" (did you mean {close[0]!r}?)" if close else f", which has {few(names)}"
         return f"{file} has no category {name!r} of the config's classes{hint}"
 
-    found += _select(
+    found += select(
         "unknown class", absent, describe, "mend metainfo.classes in the data set's config"
     )
     if not absent and not rest and list(classes) != names:
-        found += _select(
+        found += select(
             "classes in another order",
             [0],
             lambda _: f"{file} lists its categories in another order than the config its classes, "
@@ -387,7 +186,7 @@ def _inspect_categories(
             f"set metainfo.classes to {tuple(names)}" if len(names) < 20 else
             "order metainfo.classes as the file does",
         )  # fmt: skip
-    found += _select(
+    found += select(
         "category left out", rest,
         lambda name: f"{file} has the category {name!r}, which is none of the config's classes",
         "add it to metainfo.classes if it is not left out on purpose", harmless=True,
@@ -401,7 +200,7 @@ def _inspect_keys(entries: list[dict], keys: Sequence[str], name: str, file: str
     lacking = [i for i, entry in enumerate(entries) if not wanted <= entry.keys()]
     for key in keys if lacking else ():
         without = [i for i in lacking if key not in entries[i]]
-        found += _select(
+        found += select(
             f"{name} without {key}",
             without,
             lambda i, key=key: (
@@ -420,12 +219,12 @@ def _inspect_ids(entries: list[dict], name: str, file: str) -> list[Finding]:
             return []
     except TypeError:
         odd = [i for i, value in enumerate(ids) if not isinstance(value, int | str)]
-        return _select(
+        return select(
             f"{name} id that is no number", odd, lambda i: f"{file} has the {name} id {ids[i]!r}",
             "number them",
         )  # fmt: skip
     twice = [value for value, count in Counter(ids).items() if count > 1]
-    return _select(
+    return select(
         f"duplicate {name} id", twice, lambda value: f"{file} gives the {name} id {value!r} twice",
         f"number the {name} entries anew",
     )  # fmt: skip
@@ -436,7 +235,7 @@ def _inspect_sizes(images: list[dict], file: str) -> list[Finding]:
         sizes = image["height"], image["width"]
         return not all(isinstance(size, int | float) and 0 < size < 1e9 for size in sizes)
 
-    return _select(
+    return select(
         "image size that is no size",
         [i for i, image in enumerate(images) if is_wrong(image)],
         lambda i: (
@@ -444,7 +243,7 @@ def _inspect_sizes(images: list[dict], file: str) -> list[Finding]:
             f"and height {images[i]['height']!r}"
         ),
         "write the sizes in pixels",
-    ) + _select(
+    ) + select(
         "image without a name",
         [i for i, image in enumerate(images) if not _is_name(image["file_name"])],
         lambda i: (
@@ -501,7 +300,7 @@ def _inspect_annotations(
     found = []
 
     def add(kind, mask, text, remedy, harmless=False):
-        found.extend(_select(kind, np.flatnonzero(mask), describe(text), remedy, harmless))
+        found.extend(select(kind, np.flatnonzero(mask), describe(text), remedy, harmless))
 
     add(
         "box that is no box", ~finite, lambda a: f"whose box {a['bbox']} or area {a['area']!r} is "
@@ -541,13 +340,13 @@ def _inspect_annotations(
     counts = dict(zip(names.values(), totals, strict=True))
     if not usable.any() and not any(not finding.harmless for finding in found):
         why = f"; {found[0].examples[0]}" if found else ""
-        found += _select(
+        found += select(
             "no usable annotation", [0],
             lambda _: f"{file} holds no annotation that can be used{why}",
             "mend boxes and categories",
         )  # fmt: skip
     expected = classes if classes is not None else list(names.values())
-    found += _select(
+    found += select(
         "class without objects", [name for name in expected if not counts.get(name)],
         lambda name: f"{file} has no object of the class {name!r}",
         "annotate some, or take it out of the classes", harmless=True,
@@ -581,16 +380,16 @@ def _inspect_masks(
         ):
             empty.append(i)
     return [
-        *_select(
+        *select(
             "missing mask", missing, describe(lambda a: "without a mask ('segmentation')"),
             "complete it, or load and evaluate no masks",
         ),
-        *_select(
+        *select(
             "mask that is no mask", unlike,
             describe(lambda a: "whose mask is neither polygons nor an RLE of the image's size"),
             "write polygons as [[x1, y1, x2, y2, x3, y3, ...], ...]",
         ),
-        *_select(
+        *select(
             "mask of less than three points", empty,
             describe(lambda a: "whose mask begins with less than three points"),
             "mend it, or let it be ignored in training as it is now", harmless=not evaluated,
@@ -643,174 +442,4 @@ def _called(entry: dict, index: int) -> str:
 # Classification
 
 
-def inspect_folders(
-    root: str,
-    extensions: Sequence[str],
-    classes: Sequence[str] | None = None,
-) -> tuple[list[str], list[Finding]]:
-    """Find what is wrong with a folder that holds one folder of images for each class.
-
-    Args:
-        root: The folder.
-        extensions: What the names of images end in, in lower case.
-        classes: The config's classes.
-
-    Returns:
-        The names of the folders in the order of their labels, and what was found.
-    """
-    with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if entry.is_dir())
-    where = f"The image folder {root}"
-    suffixes = ", ".join(extensions)
-    if not folders:
-        return folders, _select(
-            "no class folders", [0], lambda _: f"{where} holds no folders of classes",
-            f"sort the images ({suffixes}) into one folder for each class",
-        )  # fmt: skip
-    hidden = [name for name in folders if name.startswith(".")]
-    if hidden:
-        return folders, _select(
-            "hidden folder", hidden,
-            lambda name: f"{where} has the hidden folder {name!r}, which counts as a class",
-            "remove it",
-        )  # fmt: skip
-    empty = [name for name in folders if not _holds_image(os.path.join(root, name), extensions)]
-    if len(empty) == len(folders):
-        return folders, _select(
-            "no images", [0], lambda _: f"{where} holds no images in the folders of its classes",
-            f"put images ({suffixes}) there",
-        )  # fmt: skip
-    found = _select(
-        "class without images", empty,
-        lambda name: f"{where} has no image in the folder of the class {name!r}",
-        f"put images ({suffixes}) there, or remove the folder", harmless=True,
-    )  # fmt: skip
-    if classes is None:
-        return folders, found
-    if len(classes) != len(folders):
-        found += _select(
-            "another number of classes", [0],
-            lambda _: f"{where} has {len(folders)} folders of classes ({_few(folders)}), and the "
-            f"config names {len(classes)} classes",
-            "make both the same",
-        )  # fmt: skip
-    elif set(classes) & set(folders) and list(classes) != folders:
-        # Names that have nothing in common are fine: ImageNet's folders are numbers of WordNet.
-        pairs = zip(classes, folders, strict=True)
-        found += _select(
-            "classes unlike folders", [pair for pair in pairs if pair[0] != pair[1]],
-            lambda pair: f"{where} has the folder {pair[1]!r} where the config's classes have "
-            f"{pair[0]!r}, in alphabetical order of the folders",
-            "mend the spelling or order of the classes in the config",
-        )  # fmt: skip
-    return folders, found
-
-
-def read_list(
-    path: str, labelled: bool = True, num_classes: int | None = None
-) -> tuple[list[str], list[Finding]]:
-    """Read a list of images, with a label behind each.
-
-    Args:
-        path: A text file with ``NAME LABEL`` in each line.
-        labelled: Whether there are labels.
-        num_classes: How many classes the model tells apart.
-
-    Returns:
-        The names of the images, and what was found.
-    """
-    where = f"The annotation file {path}"
-    try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or "no UTF-8 text"
-        return [], _select(
-            "unreadable annotation file", [0], lambda _: f"{where} cannot be read ({told})",
-            "write it anew",
-        )  # fmt: skip
-    if not any(line.strip() for line in lines):
-        return [], _select(
-            "empty annotation file", [0], lambda _: f"{where} names no image",
-            "write a line with NAME LABEL for each image" if labelled else "list the images",
-        )  # fmt: skip
-    if not labelled:
-        return lines, []
-    pairs = [line.strip().rsplit(" ", 1) for line in lines]
-    wrong = [i for i, pair in enumerate(pairs) if len(pair) != 2 or not _is_integer(pair[1])]
-    found = _select(
-        "line without a label", wrong,
-        lambda i: f"{where} has in line {i + 1} {lines[i]!r} and no NAME LABEL",
-        "end each line in the number of the class",
-    )  # fmt: skip
-    if wrong:
-        return [], found
-    labels = np.array([int(label) for _, label in pairs])
-    limit = num_classes if num_classes is not None else np.inf
-    found += _select(
-        "unknown label", np.flatnonzero((labels < 0) | (labels >= limit)),
-        lambda i: f"{where} has in line {i + 1} the label {labels[i]}, and the model's "
-        f"{num_classes} classes count from 0",
-        "mend the labels, or num_classes of the model's head",
-    )  # fmt: skip
-    if num_classes is not None:
-        present = set(labels.tolist())
-        found += _select(
-            "class without images", [label for label in range(num_classes) if label not in present],
-            lambda label: f"{where} has no image of class {label}",
-            "add some, or lower the number of classes", harmless=True,
-        )  # fmt: skip
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    found += _select(
-        "image listed twice", twice, lambda name: f"{where} names {name} more than once",
-        "name it once", harmless=True,
-    )  # fmt: skip
-    return [name for name, _ in pairs], found
-
-
-def list_images(root: str, extensions: Sequence[str]) -> list[str]:
-    """All images under a folder that MMPretrain would read, sorted."""
-    return sorted(_walk_images(root, extensions))
-
-
-def _holds_image(folder: str, extensions: Sequence[str]) -> bool:
-    return next(_walk_images(folder, extensions), None) is not None
-
-
-def _walk_images(root: str, extensions: Sequence[str]) -> Iterator[str]:
-    suffixes = tuple(extensions)
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.lower().endswith(suffixes) and name[0] != "." and os.path.isfile(path):
-                yield path
-
-
-def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
-
-
 # Shared
-
-
-def _select(
-    kind: str,
-    items: Sequence,
-    describe: Callable,
-    remedy: str,
-    harmless: bool = False,
-) -> list[Finding]:
-    """A finding over the items at fault, or none."""
-    if len(items) == 0:
-        return []
-    examples = [describe(item) for item in items[:EXAMPLES]]
-    return [Finding(kind, examples, remedy, harmless, len(items))]
-
-
-def _few(names: Sequence) -> str:
-    shown = ", ".join(map(repr, names[:6]))
-    return shown + (", ..." if len(names) > 6 else "")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmhcgnet.analysis.benchmark.workloads import is_detector
 from mmhcgnet.errors import UsageError, did_you_mean
 
-from .pictures import Sample, lay_over, new_figure
-from .workloads import is_detector
+from .images import Sample, lay_over, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -31,10 +31,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
+from mmhcgnet.datasets.broden import Annotation, Broden
 from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
-
-from .broden import Annotation, Broden
 
 TOP_IMAGES = 4
 STATE = "state.npz"

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark.utils.timer import timer  # waits for the accelerator
 
+from mmhcgnet.analysis.report import number
 from mmhcgnet.engine.models import check_device
 from mmhcgnet.errors import UsageError
 
-from .report import number
 from .workloads import Workload, build
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmhcgnet.errors import MissingFileError, UsageError
 
-from .dissection import Dissection, masks_of
+from .units import Dissection, masks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
