@@ -132,3 +132,13 @@ def test_the_model_is_gone_when_the_group_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(launch.distributed, "destroy_process_group", note_destroy)
     end_distributed()
     assert seen == [None] and not distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    "launcher, variable", [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("none", "RANK")]
+)
+def test_the_rank_before_the_group_is_there(monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    assert launch.launched_rank(launcher) == 0
+    monkeypatch.setenv(variable, "3")
+    assert launch.launched_rank(launcher) == (0 if launcher == "none" else 3)
