@@ -9,12 +9,17 @@ it took.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Callable
 from pickle import UnpicklingError
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch import Tensor, nn
 
 # How OneCycleLR anneals is a function that its state names: arithmetic on three numbers.
 _ANNEALING = ("_annealing_cos", "_annealing_linear")
@@ -119,27 +124,66 @@ STAND_INS = [
 ]
 
 
+# What a value may be just as it was read, by its exact type: a subclass could do anything.
+_PLAIN = {
+    *(type(None), bool, int, float, complex, str, bytes, bytearray),
+    *(torch.Size, torch.dtype, torch.device),
+}
+
+
 def to_real(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """Replace the stand-ins in containers, in place where these can change.
+    """Rebuild what was read out of new containers and tensors and the values of stand-ins.
+
+    A pickle may give an object attributes, and one that is called like a method, as ``pop`` in an
+    ``OrderedDict``, would be called in its place. No container or tensor of the file itself is
+    handed on, so that none has any, but for the ``_metadata`` of a state dict.
 
     Args:
         value: What was read.
-        seen: Containers and what stands for them now, by ``id``: one may hold itself, or another
-            many times.
+        seen: Objects and what stands for them, by ``id``: one may hold itself, or another many
+            times.
+
+    Raises:
+        UnpicklingError: If there is anything else, such as a class or a function.
     """
     seen = {} if seen is None else seen
+    kind = type(value)
+    if kind in _PLAIN or any(value is function for function in _annealing()):
+        return value
     if isinstance(value, _Array | _History):
         return value.value
-    if id(value) in seen:
-        return seen[id(value)][1]
-    if isinstance(value, dict):
-        seen[id(value)] = value, value
-        for key, child in list(value.items()):
-            value[key] = to_real(child, seen)
-    elif isinstance(value, list):
-        seen[id(value)] = value, value
-        value[:] = [to_real(child, seen) for child in value]
-    elif type(value) is tuple:
-        seen[id(value)] = value, tuple(to_real(child, seen) for child in value)
-        return seen[id(value)][1]
-    return value
+    if id(value) not in seen:
+        seen[id(value)] = value, _rebuild(value, kind, seen)
+    return seen[id(value)][1]
+
+
+def _rebuild(value: Any, kind: type, seen: dict[int, tuple[Any, Any]]) -> Any:
+    if kind is Tensor:
+        return Tensor.detach(value).requires_grad_(value.requires_grad)
+    if kind is nn.Parameter:
+        return nn.Parameter(Tensor.detach(value), value.requires_grad)
+    if kind in (tuple, set, frozenset):
+        return kind([to_real(child, seen) for child in value])
+    if kind not in (list, dict, OrderedDict):
+        named = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else kind
+        raise refuse(f"{named.__module__}.{named.__qualname__}")
+    new = kind()
+    seen[id(value)] = value, new  # before its content, which may hold it
+    if kind is list:
+        new += [to_real(child, seen) for child in value]
+        return new
+    for key, child in kind.items(value):
+        new[to_real(key, seen)] = to_real(child, seen)
+    metadata = to_real(vars(value).get("_metadata"), seen) if kind is OrderedDict else None
+    if metadata is not None:
+        if not isinstance(metadata, dict) or not all(
+            isinstance(name, str) and isinstance(of_module, dict)
+            for name, of_module in metadata.items()
+        ):
+            raise UnpicklingError("the metadata of the weights is not that of a state dict")
+        new._metadata = metadata
+    return new
+
+
+def _annealing() -> list[Callable]:
+    return [getattr(OneCycleParamScheduler, name) for name in _ANNEALING]

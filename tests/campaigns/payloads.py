@@ -29,9 +29,10 @@ import tempfile
 import threading
 import timeit
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,28 @@ def config_text(*places: str) -> Payload:
         Config.fromstring(part, ".py")
 
     return Payload(make, trigger=trigger, loads=True)
+
+
+def hidden(place: str, method: str) -> Payload:
+    """Such a text in a dict whose attribute hides the method that would take the text out.
+
+    Args:
+        place: Where that dict is: ``""`` for the whole file, or a dotted place.
+        method: The name of the attribute.
+    """
+    keys = place.split(".") if place else []
+    text = config_text("meta.config", "message_hub.runtime_info.cfg")
+
+    def make(genuine: dict, line: str) -> bytes:
+        text.make(genuine, line)
+        part = OrderedDict(functools.reduce(dict.__getitem__, keys, genuine))
+        setattr(part, method, np.ndarray)  # which is allowed, and takes any arguments
+        if not keys:
+            return saved(part)
+        functools.reduce(dict.__getitem__, keys[:-1], genuine)[keys[-1]] = part
+        return saved(genuine)
+
+    return replace(text, make=make)
 
 
 def by_attributes(line: str) -> Call:
@@ -376,6 +399,15 @@ PAYLOADS: dict[str, Payload] = {
     "meta.config": config_text("meta.config"),
     "meta.cfg": config_text("meta.cfg"),
     "runtime_info.cfg": config_text("message_hub.runtime_info.cfg", "meta.config"),
+    **{
+        f"hidden {method} in {place or 'the file'}": hidden(place, method)
+        for place, method in (
+            ("", "get"),
+            ("meta", "pop"),
+            ("message_hub", "get"),
+            ("message_hub.runtime_info", "pop"),
+        )
+    },
     "storage that is too large": Payload(too_large, runs=False),
     "bomb": Payload(bomb, loads=True, runs=False),
 }

@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
-from mmhcgnet.engine import UsageError, read_checkpoint
+from mmhcgnet.engine.checkpoints import read_checkpoint
+from mmhcgnet.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from payloads import PAYLOADS, bites, prepare
@@ -56,6 +57,7 @@ def test_no_way_in_runs_anything(case):
     assert len(failures) == 15 and not any(failures.values()), failures
 
 
-@pytest.mark.parametrize("entry", ["--resume PATH", "DetInferencer-alone"])
-def test_the_text_of_a_config_is_not_executed(case, entry):
-    assert case.try_entry("runtime_info.cfg", entry) is None
+@pytest.mark.parametrize("entry", ["--resume PATH", "--resume", "DetInferencer-alone"])
+@pytest.mark.parametrize("kind", ["runtime_info.cfg", "hidden pop in meta"])
+def test_the_text_of_a_config_is_not_executed(case, kind, entry):
+    assert case.try_entry(kind, entry) is None

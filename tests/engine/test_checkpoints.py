@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import threading
 import uuid
+from collections import OrderedDict
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -21,16 +22,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmhcgnet.convert.matching import best_accuracy
-from mmhcgnet.engine import (
-    MissingFileError,
-    UsageError,
-    check_not_official,
-    encode_checkpoint,
-    read_checkpoint,
-    write_atomically,
-)
-from mmhcgnet.engine.checkpoints import use_safe_loader
-from mmhcgnet.engine.checks import check_checkpoint
+from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint, use_safe_loader
+from mmhcgnet.engine.checks import check_checkpoint, check_not_official
+from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.errors import MissingFileError, UsageError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(7)}
 
@@ -190,6 +185,49 @@ def test_arrays_of_numbers_are_read(tmp_path):
         assert type(one) is np.ndarray and np.array_equal(one, other)
         assert one.dtype == other.dtype.newbyteorder("=") and one.flags.writeable
     assert read["again"] is read["a"][0] and read["itself"] is read["b"]
+
+
+def dict_with(**attributes):
+    part = OrderedDict(a=1)
+    for name, value in attributes.items():
+        setattr(part, name, value)
+    return part
+
+
+def test_objects_of_a_file_keep_no_attributes(tmp_path):
+    """One may hide a method, also of a tensor, which a pickle can build with attributes, too."""
+    tensor = nn.Parameter(torch.arange(3.0))
+    tensor.isfinite = torch.Size
+    weights = dict_with(_metadata=OrderedDict({"": dict(version=1)}), pop=torch.Size)
+    weights["tensor"] = tensor
+    checkpoint = dict_with(get=np.ndarray, items=3)
+    checkpoint.update(state_dict=weights, again=weights, meta=[(dict_with(pop=np.ndarray),)])
+    read = read_checkpoint(save(tmp_path / "a.pth", checkpoint))
+    assert type(read) is OrderedDict and vars(read) == {}
+    assert read["again"] is read["state_dict"]
+    assert vars(read["state_dict"]) == dict(_metadata={"": dict(version=1)})
+    assert read["meta"] == [(OrderedDict(a=1),)] and vars(read["meta"][0][0]) == {}
+    assert type(read["state_dict"]["tensor"]) is nn.Parameter
+    assert torch.equal(read["state_dict"]["tensor"], torch.arange(3.0))
+    assert vars(read["state_dict"]["tensor"]) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.ndarray,
+        torch.Tensor,
+        torch._utils._rebuild_tensor_v2,
+        {np.ndarray: 1},
+        [({"a": {torch.Tensor}},)],
+        dict_with(_metadata=[1]),
+        dict_with(_metadata={"": 3}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_classes_and_functions_are_no_data(tmp_path, value):
+    with pytest.raises(UsageError):
+        read_checkpoint(save(tmp_path / "a.pth", dict(state_dict=WEIGHTS, extra=value)))
 
 
 class Payload:

@@ -20,13 +20,14 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-import mmhcgnet.engine.saving as saving
+import mmhcgnet.engine.hooks.safe_checkpoint_hook as saving
+from mmhcgnet.cli.resume import find_resume_checkpoint
 from mmhcgnet.engine.checkpoints import read_checkpoint
-from mmhcgnet.engine.errors import UsageError
 from mmhcgnet.engine.files import verify
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.engine.resume import find_resume_checkpoint
-from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.errors import UsageError
 
 BATCHES = 4
 
@@ -253,6 +254,43 @@ def test_files_of_a_folder_that_was_moved_are_known_by_their_names(tmp_path):
     names = ["best_accuracy_epoch_4.pth", "epoch_3.pth", "epoch_4.pth"]
     assert files(tmp_path / "new") == names
     assert not (tmp_path / "old").exists()
+
+
+def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
+    """It names what its run still had to delete, and anyone may have written it."""
+    work, victim, beside = tmp_path / "work", tmp_path / "victim", tmp_path / "epoch_9.pth"
+    run(tmp_path / "first", loop=dict(type=ResumableEpochLoop, max_epochs=1), max_keep_ckpts=1)
+    kept = [victim / "file", beside, work / "notes.txt", work / "epoch_7.pth/folder/file"]
+    kept += [work / "best_notes.txt", work / "epoch_x.pth", work / "1.pth"]
+    gone = [work / "epoch_8.pth", work / "interrupted_iter_3.pth", work / "best_a_epoch_3.pth"]
+    gone += [work / "epoch_6.pth/rank0.pth"]
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("here")
+    checkpoint = read_checkpoint(newest(tmp_path / "first"))
+    info = checkpoint["message_hub"]["runtime_info"]
+    names = [str(victim), "../victim", "../epoch_9.pth", "notes.txt", "epoch_7.pth", "", ".", 3]
+    names += ["best_notes.txt", "epoch_x.pth", "best_/../../epoch_9.pth", "1.pth", None]
+    names += ["epoch_8.pth", "interrupted_iter_3.pth", "best_a_epoch_3.pth", "epoch_6.pth"]
+    info.update(outdated_ckpts=names, keep_ckpt_ids=["/../../victim", "7", 7, 1.5, None, 1])
+    info.update(best_ckpt=str(work / "notes.txt"), last_ckpt=[str(victim)])
+    hostile = tmp_path / "hostile.pth"
+    torch.save(checkpoint, hostile)
+    run(work, resume=str(hostile), scores=[1, 2, 3], save_best="accuracy", max_keep_ckpts=1)
+    assert all(path.read_text() == "here" for path in kept)
+    assert not any(path.exists() for path in gone)
+    assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
+
+
+@pytest.mark.parametrize("value", [None, 3, "epoch_1.pth", dict(a=1), ["a", 3]])
+def test_odd_values_in_the_hub_name_no_files(tmp_path, value):
+    run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1), max_keep_ckpts=1)
+    checkpoint = read_checkpoint(newest(tmp_path))
+    keys = ("outdated_ckpts", "keep_ckpt_ids", "last_ckpt", "best_ckpt")
+    checkpoint["message_hub"]["runtime_info"].update(dict.fromkeys(keys, value))
+    torch.save(checkpoint, tmp_path / "odd.pth")
+    run(tmp_path, resume=str(tmp_path / "odd.pth"), max_keep_ckpts=2)
+    assert files(tmp_path, "epoch_*.pth")[-2:] == ["epoch_3.pth", "epoch_4.pth"]
 
 
 def test_what_a_killed_run_was_writing_is_removed_at_the_next_start(tmp_path):
