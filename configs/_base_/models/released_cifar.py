@@ -2,8 +2,8 @@
 
 released = dict(
     backbone=dict(
-        # Its probability follows the cycles of SGDR from 0 to 0.1.
-        dropblock=dict(block_size=2, drop_prob=0.1),
+        # Its probability rises from 0 to 0.1 in each cycle of SGDR.
+        dropblock=dict(block_size=2, drop_prob=0.1, style="released"),
         weight_init="pytorch",
     ),
     head=dict(init_cfg=None),  # PyTorch's default as well
