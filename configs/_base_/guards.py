@@ -1,4 +1,4 @@
-"""What guards a run: docs/safety.md."""
+"""What guards a run, docs/safety.md, and the loops of every run."""
 
 guards = dict(
     checkpoint=dict(type="mmhcgnet.SafeCheckpointHook"),
@@ -7,3 +7,7 @@ guards = dict(
     non_finite=dict(type="mmhcgnet.NonFiniteHook"),
     interrupt=dict(type="mmhcgnet.InterruptHook"),
 )
+
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")

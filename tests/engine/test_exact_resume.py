@@ -143,13 +143,14 @@ def build(folder, kind, workers=0, ema=False, hooks=(), model=None, resume=None,
         train_cfg=dict(type=loop, **length),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True)),
         param_scheduler=[
-            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5),
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="MultiStepLR", by_epoch=kind == "epoch", milestones=[2], gamma=0.5),
+            dict(type="CosineAnnealingLR", by_epoch=False, T_max=9),
         ],
         # A seed of its own is not given again: the checkpoint has it.
         randomness=dict(seed=None if resume else 7),
         default_hooks=dict(checkpoint=None, logger=None),
-        custom_hooks=[*hooks, note := Note()],
+        custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), *hooks, note := Note()],
         # Runners of one name share their message hub.
         experiment_name=f"run{next(_number)}",
         log_level="WARNING",
