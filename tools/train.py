@@ -111,11 +111,10 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import end_distributed, report_usage_errors
+    from mmhcgnet.engine import distributed_run, report_usage_errors
 
-    with report_usage_errors(args.launcher):
+    with distributed_run(), report_usage_errors(args.launcher):
         train(args)
-        end_distributed()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from .deployment import deploy_file, switch_to_deploy
 from .errors import MissingFileError, UsageError, explain_misspelt_types, report_usage_errors
 from .files import write_atomically
 from .guards import set_guards
-from .launch import end_distributed, prepare_distributed
+from .launch import distributed_run, prepare_distributed
 from .options import (
     check_amp_training,
     decide_out_item,
@@ -51,10 +51,10 @@ __all__ = [
     "convert_file",
     "decide_out_item",
     "deploy_file",
+    "distributed_run",
     "drop_pretrained",
     "drop_validation",
     "encode_checkpoint",
-    "end_distributed",
     "explain_misspelt_types",
     "load_config",
     "load_model",

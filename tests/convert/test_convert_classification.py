@@ -4,8 +4,8 @@ import functools
 
 import pytest
 import torch
+from helpers.official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
 from mmpretrain.models import ImageClassifier
-from official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
 
 from mmhcgnet.convert import LayoutError, mmpretrain_to_official, official_to_mmpretrain
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.official import classifier_shapes, random_weights
 from mmengine.config import Config
-from official import classifier_shapes, random_weights
 
 from mmhcgnet.engine import UsageError, deploy_file, read_checkpoint
 from mmhcgnet.engine.building import build_model
