@@ -8,6 +8,7 @@ finds the stamps and ends at once, an interrupted one goes on at the step that w
 import argparse
 import ctypes
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
@@ -29,7 +30,7 @@ WHEELS = VENV / "wheels"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
 
-SUPPORTED = ((3, 10), (3, 11), (3, 12))
+SUPPORTED = ((3, 10), (3, 11), (3, 12), (3, 13))
 DISK_GB = 12
 ALIVE_SECONDS = 30
 
@@ -45,7 +46,7 @@ def check_python(version):
     if tuple(version[:2]) in SUPPORTED:
         return []
     return [
-        "Python 3.10, 3.11 or 3.12 is needed, and {} is Python {}.{}. Name another one like this "
+        "Python 3.10 to 3.13 is needed, and {} is Python {}.{}. Name another one like this "
         "(and delete .venv if it exists): make PYTHON=python3.11 demo".format(
             sys.executable, *version
         )
@@ -167,7 +168,7 @@ def wait(jobs):
         shutil.rmtree(str(SCRATCH), ignore_errors=True)
 
 
-def check(jobs):
+def check(*jobs):
     failed = wait(jobs)
     if failed:
         raise SetupError(
@@ -187,12 +188,8 @@ def last_words(output):
     return "\n".join("    " + line[:500] for line in words)
 
 
-def run(command, env=None):
-    return wait([Job(command, env)]) is None
-
-
-def check_run(command, env=None):
-    check([Job(command, env)])
+def run(*command):
+    return wait([Job(command)]) is None
 
 
 def pip(action, *arguments):
@@ -203,12 +200,13 @@ def pip(action, *arguments):
     return command + list(arguments)
 
 
-def pip_install(*arguments, env=None):
-    check_run(pip("install", *arguments), env)
+def pip_install(*arguments):
+    # Of the thousands of modules most are never imported: Python compiles those that are.
+    return pip("install", "--no-compile", *arguments)
 
 
 def succeeds(code):
-    return run([PYTHON, "-c", code])
+    return run(PYTHON, "-c", code)
 
 
 def venv_runs(statement="pass"):
@@ -236,7 +234,7 @@ def pip_works():
 def make_venv():
     """A new environment, or the one that is there if its pip works or can be mended."""
     if venv_runs() and not pip_works():
-        run([PYTHON, "-m", "ensurepip"])  # an environment may well have been made without pip
+        run(PYTHON, "-m", "ensurepip")  # an environment may well have been made without pip
     if pip_works():
         return
     if VENV.exists():
@@ -248,11 +246,11 @@ def make_venv():
 
 
 def install_build_tools():
-    pip_install("-r", REQUIREMENTS / "build.txt")
+    check(Job(pip_install("-r", REQUIREMENTS / "build.txt")))
 
 
 def install_torch():
-    pip_install("-r", REQUIREMENTS / "torch.txt")
+    check(Job(pip_install("-r", REQUIREMENTS / "torch.txt")))
 
 
 def build_mmcv():
@@ -261,11 +259,17 @@ def build_mmcv():
     The one pip writes nothing but a wheel, into its cache, and the other alone installs: two that
     install into one environment would spoil one another's work.
     """
-    compile_mmcv = pip("wheel", "--no-deps", "--no-build-isolation", "-v", "-w", WHEELS, mmcv_pin())
-    install = pip("install", "--no-build-isolation")
+    install = pip_install("--no-build-isolation")
     for name in ("runtime.txt", "tests.txt", "constraints-onedl.txt"):
         install += ["-r", REQUIREMENTS / name]
-    check([Job(compile_mmcv, compiler_environment(), COMPILER_LOG), Job(install)])
+    jobs = [(install, None, LOG)]
+    if not succeeds(MMCV_IS_THERE.format(*mmcv_pin().split("=="))):
+        options = ("--no-deps", "--no-build-isolation", "-v", "--wheel-dir", WHEELS)
+        jobs.append((pip("wheel", *options, mmcv_pin()), compiler_environment(), COMPILER_LOG))
+    check(*[Job(*job) for job in jobs])
+
+
+MMCV_IS_THERE = "from importlib.metadata import version; assert version('{}') == '{}'"
 
 
 def compiler_environment():
@@ -282,18 +286,19 @@ def compiler_environment():
 
 def install_mm_packages():
     """MMCV's wheel that lies there, and what needs it; a wheel for another PyTorch is rebuilt."""
-    packages = ("-r", REQUIREMENTS / "onedl.txt")
-    pip_install("--no-build-isolation", "--find-links", WHEELS, *packages)
-    env = compiler_environment()
+    WHEELS.mkdir(exist_ok=True)
+    packages = ("--find-links", WHEELS, "-r", REQUIREMENTS / "onedl.txt")
+    check(Job(pip_install("--no-build-isolation", *packages)))
     works = "import mmcv.ops"
-    if "CUDA_VISIBLE_DEVICES" not in env and has_cuda():
+    if not cuda_environment() and has_cuda():
         works += "; assert mmcv.ops.get_compiling_cuda_version() != 'not available'"
     if not succeeds(works):
         say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it anew")
         rebuild = ("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-build-isolation")
-        pip_install(*rebuild, "-v", mmcv_pin(), env=env)
-        check_run([PYTHON, "-c", works])
-    shutil.rmtree(str(WHEELS), ignore_errors=True)
+        command = pip_install(*rebuild, "-v", mmcv_pin())
+        check(Job(command, compiler_environment(), COMPILER_LOG))
+        check(Job([PYTHON, "-c", works]))
+    shutil.rmtree(str(WHEELS))
 
 
 def pins(name):
@@ -311,6 +316,7 @@ def has_cuda():
     return succeeds("import sys, torch; sys.exit(not torch.cuda.is_available())")
 
 
+@functools.lru_cache(maxsize=None)  # noqa: UP033
 def cuda_environment():
     """MMCV refuses to build where a GPU but no CUDA compiler is seen: then hide the GPU from it."""
     if not has_cuda() or succeeds("from torch.utils import cpp_extension as c; c.CUDA_HOME + ''"):
@@ -321,8 +327,8 @@ def cuda_environment():
 
 
 def install_project():
-    pip_install("--no-deps", "--no-build-isolation", "-e", ".")
-    check_run([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"])
+    check(Job(pip_install("--no-deps", "--no-build-isolation", "-e", ".")))
+    check(Job([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"]))
 
 
 STEPS = (
