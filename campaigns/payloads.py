@@ -96,7 +96,7 @@ test_dataloader = dict(dataset=dict(type="CocoDataset", pipeline=pipeline))
 """
 SCRIPT = """
 import sys
-from mmhcgnet.engine import report_usage_errors
+from mmhcgnet.cli import report_usage_errors
 from mmhcgnet.engine.checkpoints import use_safe_loader
 
 use_safe_loader()
