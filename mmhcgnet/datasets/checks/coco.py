@@ -146,6 +146,7 @@ def inspect_coco(
     labelled: bool = True,
     trained: bool = True,
     trained_classes: Sequence[str] | None = None,
+    trained_file: str | None = None,
     unique: bool = True,
 ) -> list[Finding]:
     """Find what is wrong with annotations.
@@ -159,11 +160,12 @@ def inspect_coco(
         labelled: Whether there have to be annotations.
         trained: Whether a model is trained on it.
         trained_classes: The classes that the model is trained on, in their order.
+        trained_file: The annotation file that this order is taken from, if not from the config.
         unique: Whether an annotation has to have an id of its own.
     """
     file = f"The annotation file {path}"
     images, annotations = content["images"], content["annotations"]
-    found = _inspect_categories(content["categories"], file, classes, trained_classes)
+    found = _inspect_categories(content["categories"], file, classes, trained_classes, trained_file)
     for entries, keys, name in (
         (images, IMAGE_KEYS, "image"),
         (annotations, (*ANNOTATION_KEYS, *(["iscrowd"] if evaluated else [])), "annotation"),
@@ -206,6 +208,7 @@ def _inspect_categories(
     file: str,
     classes: Sequence[str] | None,
     trained_classes: Sequence[str] | None,
+    trained_file: str | None,
 ) -> list[Finding]:
     found = _inspect_keys(categories, ("id", "name"), "category", file)
     if found:
@@ -235,7 +238,7 @@ def _inspect_categories(
         "unknown class", absent, describe, "mend metainfo.classes in the data set's config"
     )
     if not absent:
-        found += _inspect_order(names, file, classes, trained_classes)
+        found += _inspect_order(names, file, classes, trained_classes, trained_file)
     found += select(
         "category left out",
         rest,
@@ -247,19 +250,25 @@ def _inspect_categories(
 
 
 def _inspect_order(
-    names: list, file: str, classes: Sequence[str], trained_classes: Sequence[str] | None
+    names: list,
+    file: str,
+    classes: Sequence[str],
+    trained_classes: Sequence[str] | None,
+    trained_file: str | None,
 ) -> list[Finding]:
     """Compare the order of a file's categories, by which MMDetection numbers the classes."""
     order = [name for name in names if name in classes]
-    if trained_classes and (moved := moved_classes(order, trained_classes)):
+    moved = moved_classes(order, trained_classes or ())
+    # Where all data sets name the classes in one order, either this or the files' can be changed.
+    if moved and (trained_file or list(classes) != list(trained_classes)):
         return select(
             "classes in another order than in training",
             moved,
             lambda name: (
                 f"{file} lists its categories in another order than the model's classes are "
                 f"trained in: {name!r} is class {order.index(name)} here and class "
-                f"{list(trained_classes).index(name)} in training, and MMDetection numbers "
-                "classes as the file does"
+                f"{list(trained_classes).index(name)} in "
+                f"{trained_file or 'training'}, and MMDetection numbers classes as the file does"
             ),
             f"reorder the categories in this file as {_told(trained_classes)}, and "
             "metainfo.classes with them",
@@ -280,8 +289,10 @@ def _inspect_order(
 
 def moved_classes(classes: Sequence[str], trained_classes: Sequence[str]) -> list[str]:
     """Name the classes that have another number than in training."""
-    trained = {name: i for i, name in enumerate(trained_classes)}
-    return [name for i, name in enumerate(classes) if trained.get(name, i) != i]
+    trained: dict[str, set[int]] = {}
+    for i, name in enumerate(trained_classes):
+        trained.setdefault(name, set()).add(i)  # two of ImageNet's are called crane
+    return [name for i, name in enumerate(classes) if i not in trained.get(name, {i})]
 
 
 def _told(names: Sequence[str]) -> str:

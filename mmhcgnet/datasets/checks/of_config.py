@@ -266,10 +266,19 @@ def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[
                 _note_coco(coco, source, classes)
         if phase != "train" and not panoptic:
             yield from _inspect_truth(cfg, phase, sources)
+    trained = _Trained(trained_classes)
     for file in coco.values():
-        yield _inspect_coco_file(cfg, file, thorough, trained_classes)
+        yield _inspect_coco_file(cfg, file, thorough, trained)
     for keys, source, kind in others.values():
         yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
+
+
+@dataclass
+class _Trained:
+    """The classes in the order of the training, and the file that tells it better than a config."""
+
+    classes: Sequence[str] | None
+    file: str | None = None
 
 
 @dataclass
@@ -356,7 +365,7 @@ def _note_coco(
 
 
 def _inspect_coco_file(
-    cfg: Config, file: _CocoFile, thorough: bool, trained_classes: Sequence[str] | None
+    cfg: Config, file: _CocoFile, thorough: bool, trained: _Trained
 ) -> InspectedSet:
     keys = [source.key for source in file.sources]
     findings = _inspect_num_classes(cfg, file.sources[0], file.classes, file.kind)
@@ -376,9 +385,14 @@ def _inspect_coco_file(
         evaluated=file.evaluated,
         labelled=file.trained or any(key.startswith("val_") for key in keys),
         trained=file.trained,
-        trained_classes=trained_classes,
+        trained_classes=trained.classes,
+        trained_file=trained.file,
         unique=not panoptic,
     )
+    if file.trained and not trained.file and trained.classes:
+        names = [category.get("name") for category in content["categories"]]
+        trained.classes = [name for name in names if name in trained.classes]
+        trained.file = file.path
     if any(not finding.harmless for finding in inspected.findings):
         return inspected
     for source in file.datasets:
