@@ -87,7 +87,8 @@ def test(args: argparse.Namespace) -> None:
     cli.set_work_dir(cfg, args.work_dir)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
     if args.amp:
-        cfg.test_cfg.fp16 = True
+        cli.set_amp_testing(cfg)
+    cli.check_amp_testing(cfg)
     if args.show or args.show_dir:
         cli.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
     if args.deploy:
@@ -106,6 +107,7 @@ def test(args: argparse.Namespace) -> None:
             dump = METRICS.build(dict(type=kind, out_file_path=args.out))
             runner.test_evaluator.metrics.append(dump)
         metrics = runner.test()
+    cli.check_metrics(metrics, runner.test_evaluator.metrics)
     if out_item == "metrics" and is_main_process():
         mmengine.dump(metrics, args.out)
 

@@ -6,6 +6,8 @@ guards = dict(
     data_guard=dict(type="mmhcgnet.DataGuardHook"),
     non_finite=dict(type="mmhcgnet.NonFiniteHook"),
     interrupt=dict(type="mmhcgnet.InterruptHook"),
+    class_order=dict(type="mmhcgnet.ClassOrderHook"),
+    untrained_norm=dict(type="mmhcgnet.UntrainedNormHook"),
 )
 
 train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")

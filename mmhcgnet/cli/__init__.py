@@ -20,9 +20,12 @@ from .default_hooks import set_guards
 from .deploy import deploy_file
 from .launch import distributed_run, launched_rank, prepare_distributed
 from .options import (
+    check_amp_testing,
     check_amp_training,
+    check_metrics,
     decide_out_item,
     drop_validation,
+    set_amp_testing,
     set_amp_training,
     set_auto_scale_lr,
     set_deploy,
@@ -36,11 +39,13 @@ from .resume import drop_pretrained, set_resume
 __all__ = [
     "UsageError",
     "add_output_arguments",
+    "check_amp_testing",
     "check_amp_training",
     "check_checkpoint",
     "check_data",
     "check_frozen_backbone",
     "check_not_official",
+    "check_metrics",
     "check_ops",
     "check_pretrained_files",
     "check_sections",
@@ -57,6 +62,7 @@ __all__ = [
     "make_parser",
     "prepare_distributed",
     "report_usage_errors",
+    "set_amp_testing",
     "set_amp_training",
     "set_auto_scale_lr",
     "set_dataloader_defaults",

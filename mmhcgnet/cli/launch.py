@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from torch import distributed
 
 from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
 # Launcher -> where it puts the rank, the number of processes and the rank on this machine.
@@ -133,9 +134,7 @@ def _refuse_sync_norms(cfg: Config) -> None:
 
 def _sync_norm_keys(node: object, key: str) -> list[str]:
     if isinstance(node, dict):
-        kind = node.get("type", "")
-        name = kind if isinstance(kind, str) else kind.__name__
-        own = [key] if name.rpartition(".")[2] in _SYNC_NORMS else []
+        own = [key] if type_name(node) in _SYNC_NORMS else []
         children = node.items()
     elif isinstance(node, list | tuple):
         own, children = [], enumerate(node)

@@ -17,6 +17,7 @@ from mmhcgnet.engine.checks import check_checkpoint_path
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import UNIX_TIME
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
 
 from .launch import launched_rank
 
@@ -163,6 +164,6 @@ def drop_pretrained(model: nn.Module) -> None:
         if not init_cfg:
             continue
         entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        kept = [cfg for cfg in entries if cfg["type"] not in ("Pretrained", "PretrainedInit")]
+        kept = [cfg for cfg in entries if type_name(cfg) != "Pretrained"]
         if len(kept) < len(entries):
             module.init_cfg = kept or None

@@ -99,7 +99,7 @@ class Gate(BaseModule):
         Raises:
             ValueError: If batch statistics are asked of a single vector.
         """
-        if len(z) == 1 and _needs_two_vectors(self.norm):
+        if len(z) == 1 and needs_two_vectors(self.norm):
             raise ValueError(
                 "HCGNet cannot train on a batch of one image while the BatchNorm of its gates "
                 "uses batch statistics: use a larger batch (drop_last=True keeps the last one "
@@ -110,7 +110,8 @@ class Gate(BaseModule):
         return (self.norm if norm is None else norm)(h).flatten(1).tanh()
 
 
-def _needs_two_vectors(norm: nn.Module) -> bool:
+def needs_two_vectors(norm: nn.Module) -> bool:
+    """Tell whether a norm takes statistics over the vectors of a batch."""
     if not (isinstance(norm, _BatchNorm) and norm.training):
         return False
     shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()

@@ -12,6 +12,7 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmhcgnet.errors import PretrainedMismatchError
+from mmhcgnet.type_names import type_name
 from mmhcgnet.weights import explain_official, find_weights, listed, not_finite, official_layout
 
 
@@ -30,7 +31,7 @@ def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) ->
             shape, or with numbers that are not finite.
     """
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        if cfg and cfg["type"] in ("Pretrained", "PretrainedInit"):
+        if type_name(cfg) == "Pretrained":
             _check_file(backbone, cfg["checkpoint"], cfg.get("prefix") or "")
 
 

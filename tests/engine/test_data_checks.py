@@ -260,10 +260,9 @@ def test_harmless_faults_do_not_stop_a_run(tmp_path):
 
 def test_other_ranks_leave_the_files_to_the_first(tmp_path):
     (make_coco(tmp_path / "data") / "train2017" / "2.png").unlink()
-    cfg = cats()
-    check_data(cfg, "train", files_only=True)
+    check_data(cats(), "train", files_only=True)
     with pytest.raises(DataError):
-        check_data(cfg, "train")
+        check_data(cats(), "train")
 
 
 def test_a_file_that_two_phases_read_is_inspected_once(tmp_path):
