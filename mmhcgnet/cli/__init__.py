@@ -18,7 +18,7 @@ from mmhcgnet.errors import UsageError
 from .converters import add_output_arguments, convert_file, make_parser
 from .default_hooks import set_guards
 from .deploy import deploy_file
-from .launch import end_distributed, launched_rank, prepare_distributed
+from .launch import distributed_run, launched_rank, prepare_distributed
 from .options import (
     check_amp_training,
     decide_out_item,
@@ -50,7 +50,7 @@ __all__ = [
     "deploy_file",
     "drop_pretrained",
     "drop_validation",
-    "end_distributed",
+    "distributed_run",
     "explain_misspelt_types",
     "launched_rank",
     "load_config",

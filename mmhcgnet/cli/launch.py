@@ -6,6 +6,9 @@ import datetime
 import gc
 import os
 import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -61,16 +64,41 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     cfg.model_wrapper_cfg = wrapper
 
 
-def end_distributed() -> None:
-    """Leave the process group, if there is one, at the end of a run.
+@contextmanager
+def distributed_run() -> Iterator[None]:
+    """Leave the process group, if there is one, however the run in this context ends.
 
-    A process that ends without leaving it may abort instead: gloo's threads are then still there
-    ("terminate called without an active exception"). To be called when nobody holds the Runner
-    any more: its model in DDP goes first, as that uses the group.
+    The model in DDP has to go before the group does. Its reducer holds the group; where it is the
+    last to do so, it ends gloo's thread while it holds Python's lock, for which that thread may be
+    waiting: the process would stand still for ever. So the run is a function that has returned, or
+    raised an exception, whose frames are emptied here. Not to leave the group is no way out:
+    gloo's threads would be there at Python's end ("terminate called without an active exception").
+
+    After a failure on GPUs the group stays, as NCCL might wait for the other processes.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # Runner, loops and model hold each other
-        distributed.destroy_process_group()
+    failed = True
+    try:
+        yield
+        failed = False
+    except BaseException as error:
+        _empty_frames(error)
+        raise
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            gc.collect()  # Runner, loops and model hold each other
+            if not failed or distributed.get_backend() == "gloo":
+                distributed.destroy_process_group()
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Free the local variables that a traceback holds, and those of the errors that led to it."""
+    pending, seen = [error], set()
+    while pending:
+        error = pending.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            pending += [error.__cause__, error.__context__]
 
 
 def _init_gloo(cfg: Config) -> None:

@@ -9,7 +9,7 @@ it took.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pickle import UnpicklingError
 from types import BuiltinFunctionType, FunctionType
@@ -164,7 +164,7 @@ def _rebuild(value: Any, kind: type, seen: dict[int, tuple[Any, Any]]) -> Any:
         return nn.Parameter(Tensor.detach(value), value.requires_grad)
     if kind in (tuple, set, frozenset):
         return kind([to_real(child, seen) for child in value])
-    if kind not in (list, dict, OrderedDict):
+    if kind not in (list, dict, OrderedDict, Counter):
         named = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else kind
         raise refuse(f"{named.__module__}.{named.__qualname__}")
     new = kind()

@@ -238,7 +238,7 @@ def test_models_by_name():
         ("mmpretrain.ResNet:depth=51", "invalid depth 51"),
         ("mmpretrain.ResNt", "did you mean mmpretrain.ResNet"),
         ("nothing.py", "The config nothing.py does not exist"),
-        (f"{DETECTOR}:compile", "add :backbone"),
+        pytest.param(f"{DETECTOR}:compile", "add :backbone", id="detector:compile"),
     ],
 )
 def test_mistakes_in_a_name_get_one_sentence(name, sentence):

@@ -1,19 +1,15 @@
 """A small part of the campaign: each kind is alive and refused, and each way in refuses one."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version
 
+from campaigns.payloads import PAYLOADS, bites, prepare
 from mmhcgnet.engine.checkpoints import read_checkpoint
 from mmhcgnet.errors import UsageError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from payloads import PAYLOADS, bites, prepare
 
 losses = HistoryBuffer([1.5], [1])
 GENUINE = dict(
@@ -47,8 +43,8 @@ def test_a_malicious_file_runs_nothing(tmp_path, kind):
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    with prepare(tmp_path_factory.mktemp("payloads")) as case:
+def case(warm, tmp_path_factory):
+    with prepare(warm, tmp_path_factory.mktemp("payloads")) as case:
         yield case
 
 

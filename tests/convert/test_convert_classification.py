@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
+from helpers.official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
+from helpers.reference import ARCHS
 from mmpretrain.models import ImageClassifier
-from official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
-from reference import ARCHS
 from torch import nn
 
 from mmhcgnet.convert import LayoutError, mmpretrain_to_official, official_to_mmpretrain

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from official import (
+from helpers.official import (
     DETECTOR_CLASSES,
     OfficialDetectionBackbone,
     classifier_shapes,
@@ -15,6 +12,9 @@ from official import (
     random_weights,
     zero_weights,
 )
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmhcgnet.convert import LayoutError, official_to_mmdet
 

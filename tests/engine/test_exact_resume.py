@@ -9,11 +9,11 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from helpers.reference import TINY_CIFAR, make_arch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
-from reference import TINY_CIFAR, make_arch
 
 from mmhcgnet.engine.checkpoints import use_safe_loader
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook

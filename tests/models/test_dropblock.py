@@ -1,6 +1,6 @@
 import pytest
 import torch
-from reference import TINY, make_arch
+from helpers.reference import TINY, make_arch
 from torchvision.ops import drop_block2d
 
 from mmhcgnet.models import DropBlock, HCGNet

@@ -4,12 +4,20 @@ import math
 
 import pytest
 import torch
+from helpers.reference import (
+    ARCHS,
+    NETWORKS,
+    TINY,
+    Reference,
+    make_arch,
+    random_state,
+    state_shapes,
+)
 from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from mmpretrain.models import ImageClassifier
-from reference import ARCHS, NETWORKS, TINY, Reference, make_arch, random_state, state_shapes
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.official import classifier_shapes, random_weights
 from mmengine.config import Config
-from official import classifier_shapes, random_weights
 
 from mmhcgnet.cli.deploy import deploy_file
 from mmhcgnet.engine.checkpoints import read_checkpoint

@@ -1,6 +1,6 @@
 """No checkpoint runs code: kinds of malicious files against every way in.
 
-    python tests/campaigns/payloads.py [--kinds N] [--entries N] [--seed S]
+    python -m campaigns.payloads [--kinds N] [--entries N] [--seed S]
 
 Each file is to make a marker, and is shown to do so by a reader that does not guard against it.
 Then it is given to every script and function that takes a checkpoint: there must be no marker, and
@@ -38,12 +38,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from helpers.warm import Result, Warm
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from PIL import Image
-from warm import Result, Warm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONVERTERS = ROOT / "tools/model_converters"
 
 CONFIG = """
@@ -466,7 +466,9 @@ class Case:
     def run(self, script: str, *args: str) -> Result:
         """Run a script of the tools or of the folder."""
         path = self.folder / script if script == "apis.py" else ROOT / "tools" / script
-        return self.warm.run(path, *args, cwd=self.folder)
+        # Where PyTorch keeps what it has fetched.
+        env = dict(TORCH_HOME=str(self.folder / "cache"))
+        return self.warm.run(path, *args, cwd=self.folder, env=env)
 
     def resume(self, file: str) -> Result:
         """Resume from the newest in the folder."""
@@ -546,11 +548,9 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def prepare(folder: Path) -> Iterator[Case]:
-    """A folder, a warm process and a server, for as long as the files are tried."""
-    # Where PyTorch keeps what it has fetched.
-    os.environ["TORCH_HOME"] = str(folder / "cache")
-    with Warm() as warm, serve(folder) as url:
+def prepare(warm: Warm, folder: Path) -> Iterator[Case]:
+    """A folder and a server, for as long as the files are tried."""
+    with serve(folder) as url:
         case = Case(warm, folder)
         case.url = url
         yield case
@@ -564,7 +564,11 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     failures, runs = [], 0
-    with tempfile.TemporaryDirectory() as folder, prepare(Path(folder)) as case:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Warm() as warm,
+        prepare(warm, Path(folder)) as case,
+    ):
         kinds = rng.sample(list(PAYLOADS), args.kinds)
         for number, kind in enumerate(kinds, 1):
             print(f"{number}/{len(kinds)} {kind}, {runs} runs", file=sys.stderr, flush=True)

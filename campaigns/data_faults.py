@@ -1,6 +1,6 @@
 """Spoils data in every way we could think of, and trains and tests on it.
 
-    python tests/campaigns/data_faults.py [--share 0.2] [--seed 0] [--table FILE]
+    python -m campaigns.data_faults [--share 0.2] [--seed 0] [--table FILE]
 
 Each fault meets ``tools/train.py`` and ``tools/test.py``, with no and with two loading workers. The
 run has to end within a minute, with exit code 2 and one sentence that names what is wrong, or, for
@@ -24,15 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from helpers.warm import Result, Warm
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from warm import Result, Warm
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 LIMIT = 60  # seconds
 HARMLESS = None
 
@@ -52,8 +49,8 @@ model = dict(
 """
 COMMON = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-custom_imports = dict(imports=["data_faults"])
+sys.path.insert(0, {str(ROOT)!r})
+custom_imports = dict(imports=["campaigns.data_faults"])
 train_dataloader = dict(batch_size=4, num_workers=0)
 train_cfg = dict(max_epochs=1, val_interval=1)
 """

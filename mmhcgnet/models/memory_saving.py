@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -32,16 +31,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .gates import attention_pool, pooling_dtype, without_autocast
-
-if TYPE_CHECKING:
-    from .gates import Gate
-    from .hcgnet import SMG, HCGNet, HybridBlock, PreActivation
+from .blocks import SMG, HybridBlock
+from .gates import Gate, attention_pool, pooling_dtype, without_autocast
+from .layers import PreActivation
 
 _Batch = tuple[Tensor, Tensor] | None
 
 
-def has_training_form(network: HCGNet) -> bool:
+def has_training_form(network: nn.Module) -> bool:
     """Tell whether every layer is of a kind that the training form knows.
 
     It knows BN and SyncBN with running statistics, and ordinary convolutions. A hook on a layer
@@ -57,13 +54,13 @@ def has_training_form(network: HCGNet) -> bool:
     )
 
 
-def _modules(network: HCGNet) -> Iterator[SMG]:
+def _modules(network: nn.Module) -> Iterator[SMG]:
     for block in network.stages:
         yield from block
     yield from network.transitions[: len(network.stages) - 1]
 
 
-def _cells(network: HCGNet) -> Iterator[nn.Module]:
+def _cells(network: nn.Module) -> Iterator[nn.Module]:
     yield from _stem_cells(network)
     for module in _modules(network):
         yield from (module.squeeze1, module.squeeze2, module.branch3, module.branch5)
@@ -71,7 +68,7 @@ def _cells(network: HCGNet) -> Iterator[nn.Module]:
     yield network.reader(len(network.stages) - 1)
 
 
-def _pooled(network: HCGNet) -> Iterator[nn.Module]:
+def _pooled(network: nn.Module) -> Iterator[nn.Module]:
     for module in _modules(network):
         yield from (module.branch5.conv, module.update_gate.attention5)
 
@@ -85,7 +82,7 @@ def _is_batch_norm(norm: nn.Module) -> bool:
     )
 
 
-def forward(network: HCGNet, x: Tensor) -> list[Tensor]:
+def forward(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Compute the activated maps of all stages, as the plain form does.
 
     Args:
@@ -108,11 +105,11 @@ def forward(network: HCGNet, x: Tensor) -> list[Tensor]:
     return maps
 
 
-def _stem_cells(network: HCGNet) -> list[nn.Module]:
+def _stem_cells(network: nn.Module) -> list[nn.Module]:
     return [layer for layer in network.stem if hasattr(layer, "norm")]
 
 
-def _stem(network: HCGNet, x: Tensor, statistics: _RunningStatistics) -> Tensor:
+def _stem(network: nn.Module, x: Tensor, statistics: _RunningStatistics) -> Tensor:
     cells = _stem_cells(network)
     if not cells:
         return network.stem(x)

@@ -26,23 +26,20 @@ convolution of 714 to 476 channels takes longer than one of 720 to 480.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .blocks import SMG
 from .gates import pooling_dtype, without_autocast
-
-if TYPE_CHECKING:
-    from .hcgnet import SMG, HCGNet
 
 WIDTH = 16  # fp32 values in a vector of AVX-512; tensor cores want multiples of 4 to 16
 
 
 @torch.no_grad()
-def deploy(network: HCGNet) -> None:
+def deploy(network: nn.Module) -> None:
     """Replace the layers of a network by those of the deployed form, which cannot be undone.
 
     Raises:
@@ -73,7 +70,7 @@ def deploy(network: HCGNet) -> None:
     network.to(dtype).requires_grad_(False)
 
 
-def _check_layers(network: HCGNet) -> None:
+def _check_layers(network: nn.Module) -> None:
     kinds = dict(norm=_BatchNorm, act=nn.ReLU, conv=nn.Conv2d)
     others = set()
     for parent in network.modules():

@@ -1,6 +1,6 @@
 """Damages saved checkpoints in many ways and counts the damages that reading does not notice.
 
-python tests/campaigns/damage.py --count 600
+python -m campaigns.damage --count 600
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ norm, attention pooling and random numbers.
 
 import torch
 import torch.nn.functional as F
-from reference import ARCHS, BLOCK, TRANSITION, Reference, State, random_state
+from helpers.reference import ARCHS, BLOCK, TRANSITION, Reference, State, random_state
 from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]

@@ -1,6 +1,6 @@
 """HCGNet at every setting: sizes, finite maps, gradients where something trains, one image or two.
 
-    python tests/campaigns/properties.py [--arch A1 B] [--share 0.1] [--seed 0]
+    python -m campaigns.properties [--arch A1 B] [--share 0.1] [--seed 0]
 
 It takes the five published networks with every choice of ``out_indices``, every ``frozen_stages``
 and a batch of one and of two images, 570 cases, each with sizes of its own between 32 and 257.
@@ -17,14 +17,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from helpers.reference import ARCHS, TRANSITION
 from mmengine.logging import MMLogger
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from reference import ARCHS, TRANSITION
 
 from mmhcgnet.models import HCGNet
 

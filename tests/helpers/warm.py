@@ -1,7 +1,8 @@
 """Runs scripts in forks of a process that has imported the toolboxes: a second each, not ten.
 
-A campaign runs the tools hundreds of times, and each start of Python would import for seconds. The
-forks are as good as new processes: the one that they come of has run nothing but imports.
+Tests and campaigns run the tools hundreds of times, and each start of Python would import for
+seconds. The forks are as good as new processes: the one that they come of has run nothing but
+imports. They end with it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import gc
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +70,7 @@ class Run:
 
 
 class Warm:
-    """The process that forks. Use it as a context manager."""
+    """The process that forks. Use it as a context manager; tests have the fixture ``warm``."""
 
     def __enter__(self) -> Warm:
         self._process = subprocess.Popen(
@@ -91,9 +94,16 @@ class Warm:
         request = dict(argv=argv, cwd=str(cwd), output=str(output), env=env or {})
         return Run(self, self._ask(request), output)
 
-    def run(self, script: Path | str, *args: object, cwd: Path, timeout: float = 120) -> Result:
+    def run(
+        self,
+        script: Path | str,
+        *args: object,
+        cwd: Path,
+        env: dict[str, str] | None = None,
+        timeout: float = 120,
+    ) -> Result:
         """Run a script to its end."""
-        return self.start(script, *args, cwd=cwd).wait(timeout)
+        return self.start(script, *args, cwd=cwd, env=env).wait(timeout)
 
     def _ask(self, request: dict) -> object:
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -118,21 +128,30 @@ def _serve() -> None:
         print(json.dumps(what), file=answers, flush=True)
 
     gc.freeze()
+    # After Ctrl-C, too, the end comes when whoever has started this closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    running = set()
     answer("ready")
     for line in sys.stdin:
         request = json.loads(line)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            running.discard(pid)
             answer(os.waitstatus_to_exitcode(status) if pid else None)
         elif pid := os.fork():
+            running.add(pid)
             answer(pid)
         else:
             answers.close()
             _run(**request)
+    for pid in running:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _run(argv: list[str], cwd: str, output: str, env: dict[str, str]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.update(env)
     files = (os.devnull, os.O_RDONLY), (f"{output}.out", None), (f"{output}.err", None)

@@ -1,6 +1,6 @@
 """Kills trainings with SIGKILL at random moments, half of them in saves, and resumes them.
 
-python tests/campaigns/kills.py --count 200
+python -m campaigns.kills --count 200
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers.warm import Result, Run, Warm
 from PIL import Image
-from warm import Result, Run, Warm
 
 from mmhcgnet.cli.resume import find_resume_checkpoint
 from mmhcgnet.engine.checkpoints import read_checkpoint, read_outline
 from mmhcgnet.errors import UsageError
 
-TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
+TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
 EPOCHS = 5
 SETTINGS = {
     "keep 1": dict(max_keep_ckpts=1),
@@ -241,10 +241,13 @@ class Campaign:
         print(self.faults[-1], file=sys.stderr)
 
 
-def run(count: int, seed: int = 0, settings: dict[str, dict] = SETTINGS) -> tuple[str, bool]:
+def run(
+    warm: Warm, count: int, seed: int = 0, settings: dict[str, dict] = SETTINGS
+) -> tuple[str, bool]:
     """Kill runs.
 
     Args:
+        warm: What starts them.
         count: How many kills, over all settings.
         seed: Of the random moments.
         settings: Arguments of the hook that saves, by a name.
@@ -253,7 +256,7 @@ def run(count: int, seed: int = 0, settings: dict[str, dict] = SETTINGS) -> tupl
         The result in one line, and whether it is as it has to be.
     """
     rng, kills, faults, resumed, halves = random.Random(seed), Counter(), [], 0, 0
-    with tempfile.TemporaryDirectory() as folder, Warm() as warm:
+    with tempfile.TemporaryDirectory() as folder:
         for number, (name, options) in enumerate(settings.items(), 1):
             place = Path(folder, str(number))
             place.mkdir()
@@ -282,7 +285,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    line, good = run(args.count, args.seed)
+    with Warm() as warm:
+        line, good = run(warm, args.count, args.seed)
     print(line)
     return int(not good)
 
