@@ -206,7 +206,7 @@ def test_objects_of_a_file_keep_no_attributes(tmp_path):
     tensor.isfinite = torch.Size
     weights = dict_with(_metadata=OrderedDict({"": dict(version=1)}), pop=torch.Size)
     weights["tensor"] = tensor
-    checkpoint = dict_with(get=np.ndarray, items=3)
+    checkpoint = dict_with(get=np.ndarray, pop=3)
     checkpoint.update(state_dict=weights, again=weights, meta=[(dict_with(pop=np.ndarray),)])
     read = read_checkpoint(save(tmp_path / "a.pth", checkpoint))
     assert type(read) is OrderedDict and vars(read) == {}

@@ -275,7 +275,7 @@ def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
     info.update(best_ckpt=str(work / "notes.txt"), last_ckpt=[str(victim)])
     hostile = tmp_path / "hostile.pth"
     torch.save(checkpoint, hostile)
-    run(work, resume=str(hostile), scores=[1, 2, 3], save_best="accuracy", max_keep_ckpts=1)
+    run(work, resume=str(hostile), scores=[1, 2, 3, 4], save_best="accuracy", max_keep_ckpts=1)
     assert all(path.read_text() == "here" for path in kept)
     assert not any(path.exists() for path in gone)
     assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
