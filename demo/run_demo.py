@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from mmhcgnet.engine import ops_lack_the_gpu
+from mmhcgnet.engine.configs import ops_lack_the_gpu
 
 DATA = Path("data/shapes")
 COLOURS = np.array(

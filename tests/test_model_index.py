@@ -18,8 +18,9 @@ from modelindex.load_model_index import load
 
 import mmhcgnet
 from mmhcgnet import model_index
-from mmhcgnet.analysis import complexity, paper
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}

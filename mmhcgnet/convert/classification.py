@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from mmhcgnet.models import ARCHITECTURES
-from mmhcgnet.models.pretrained import find_weights, official_layout
+from mmhcgnet.weights import find_weights, official_layout, strip_module
 
 from .layouts import CIFAR, IMAGENET, Pair, backbone_pairs, build_network
 from .matching import (
@@ -20,7 +20,6 @@ from .matching import (
     number,
     recognise,
     stated_meta,
-    strip_module,
 )
 
 # (stem, classes) -> the data set in the names of configs and checkpoints.

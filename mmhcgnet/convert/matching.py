@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhcgnet.models.pretrained import CONVERTERS, listed, official_layout
 from mmhcgnet.version import __version__
+from mmhcgnet.weights import CONVERTERS, listed, official_layout
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -44,21 +44,6 @@ class Converted:
     checkpoint: dict
     file_name: str | None
     best_so_far: bool = False
-
-
-def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take ``module.`` of ``DataParallel`` off the names.
-
-    Returns:
-        The weights, and the names that two of them then have.
-    """
-    stripped, twice = {}, []
-    for key, value in weights.items():
-        name = str(key).removeprefix("module.")
-        if name in stripped:
-            twice.append(name)
-        stripped[name] = value
-    return stripped, twice
 
 
 def check_layout(weights: dict[str, Any], wanted: str) -> None:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 
-from mmhcgnet.engine.errors import DataError, MissingFileError, UsageError
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 # The eleven basic colours of English, which are Broden's, too.
 COLOURS = (
@@ -63,7 +63,7 @@ def write_broden(
     count: int = 0,
     side: int = 112,
 ) -> int:
-    """Write a folder that ``mmhcgnet.analysis.broden.Broden`` reads; images are copied.
+    """Write a folder that ``mmhcgnet.datasets.broden.Broden`` reads; images are copied.
 
     Args:
         annotations: A JSON file of COCO's instances, with masks.

@@ -29,10 +29,9 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.models.pretrained import find_weights
+from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
+from mmhcgnet.weights import find_weights
 
-from .errors import MissingFileError, UsageError
 from .files import seal, verify
 from .stand_ins import STAND_INS, to_real
 

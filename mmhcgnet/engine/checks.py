@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.device import get_device
 from mmengine.registry import MODELS
 
-from mmhcgnet._compat import install_command
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.models.pretrained import (
-    check_covers,
-    check_pretrained_path,
-    explain_official,
-    find_weights,
-    official_layout,
-)
+from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
+from mmhcgnet.paths import is_local
+from mmhcgnet.weights import explain_official, find_weights, holds_deployed, official_layout
 
 from .checkpoints import read_checkpoint
-from .errors import MissingFileError, UsageError
-
-CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
-TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is one of this file system and no URL or other backend's."""
-    return "://" not in path
-
-
-def check_config_path(path: str) -> None:
-    """Check that a config file exists and has a suffix that MMEngine reads.
-
-    Raises:
-        MissingFileError: If it is not there; the closest existing configs are named.
-        UsageError: If it is no Python, YAML or JSON file.
-    """
-    if not os.path.exists(path):
-        hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
-        for name, place in known.items():
-            hint = hint.replace(name, place)
-        raise MissingFileError(f"The config {path} does not exist{hint}.")
-    if not os.path.isfile(path) or not path.endswith(CONFIG_SUFFIXES):
-        raise UsageError(f"The config {path} must be a file that ends in .py, .yaml or .json.")
-
-
-def _known_configs(path: str) -> dict[str, str]:
-    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
-    package = Path(__file__).parents[1]
-    siblings = Path(path).parent.glob("*")
-    shipped = [
-        file
-        for folder in (Path("configs"), package.parent / "configs", package / ".mim" / "configs")
-        for file in folder.rglob("*")
-    ]
-    known: dict[str, str] = {}
-    for file in [*siblings, *shipped]:
-        if file.suffix in CONFIG_SUFFIXES and "_base_" not in file.parts:
-            known.setdefault(file.name, str(file))
-    return known
+from .configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 
 
 def check_checkpoint_path(path: str) -> None:
@@ -128,7 +80,7 @@ def check_checkpoint(cfg: Config, path: str) -> None:
     weights = find_weights(read_checkpoint(path))
     if layout := official_layout(weights):
         raise UsageError(explain_official(path, layout))
-    if _has_hcgnet(cfg):
+    if has_hcgnet(cfg):
         compare_deployed(path, holds_deployed(weights), has_deployed_hcgnet(cfg))
 
 
@@ -154,55 +106,6 @@ def compare_deployed(path: str, in_file: bool, in_config: bool) -> None:
         )
 
 
-def holds_deployed(names: Iterable[str]) -> bool:
-    """Tell the weights of a deployed HCGNet by the names of the tensors."""
-    return any(str(name).endswith(".squeeze1.norm.low") for name in names)
-
-
-def _has_hcgnet(cfg: Config) -> bool:
-    return str((cfg.model.get("backbone") or {}).get("type")).endswith("HCGNet")
-
-
-def has_deployed_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet in the deployed form."""
-    return _has_hcgnet(cfg) and bool(cfg.model.backbone.get("deploy"))
-
-
-def check_sections(cfg: Config, *names: str) -> None:
-    """Check that a config has the sections that a script needs.
-
-    Raises:
-        UsageError: If one is absent, or the package of its ``default_scope`` is not installed.
-    """
-    missing = [name for name in names if cfg.get(name) is None]
-    if missing:
-        raise UsageError(
-            f"The config {cfg.filename} has no {' and no '.join(missing)}: give a complete "
-            "config, not one of the parts that others inherit as _base_."
-        )
-    scope = cfg.get("default_scope")
-    if scope in TOOLBOXES and find_spec(scope) is None:
-        raise toolbox_missing(cfg.filename, scope)
-
-
-def toolbox_missing(config: str, package: str) -> UsageError:
-    """Say how to install the package that a config needs, from the MM line that is there."""
-    name = TOOLBOXES.get(package, package)
-    return UsageError(
-        f"The config {config} needs {name}, which is not installed: with PyTorch installed, run: "
-        f"{install_command()}"
-    )
-
-
-def ops_lack_the_gpu() -> bool:
-    """Whether PyTorch would use a CUDA device that MMCV's ops were not compiled for."""
-    if get_device() != "cuda" or find_spec("mmcv._ext") is None:
-        return False
-    from mmcv.ops import get_compiling_cuda_version
-
-    return get_compiling_cuda_version() == "not available"
-
-
 def check_ops(cfg: Config) -> None:
     """Check that a detector's ops run where PyTorch will put it.
 
@@ -223,7 +126,7 @@ def check_pretrained_files(model: ConfigDict) -> None:
         MissingFileError: If one is not there.
         UsageError: If one is in the authors' own layout or cannot be read.
     """
-    for node in _dicts(model):
+    for node in nested_dicts(model):
         if str(node.get("type")) in ("Pretrained", "PretrainedInit") and node.get("checkpoint"):
             try:
                 check_pretrained_path(node["checkpoint"])
@@ -243,7 +146,7 @@ def check_frozen_backbone(cfg: Config) -> None:
     frozen = backbone.get("frozen_stages", -1)
     if not str(backbone.get("type")).endswith("HCGNet") or frozen < 0:
         return
-    if any(str(node.get("type")).startswith("Pretrained") for node in _dicts(backbone)):
+    if any(str(node.get("type")).startswith("Pretrained") for node in nested_dicts(backbone)):
         return
     path = cfg.get("load_from")
     if not path:
@@ -256,13 +159,3 @@ def check_frozen_backbone(cfg: Config) -> None:
         with torch.device("meta"):
             network = MODELS.build(backbone)
         check_covers(network, find_weights(read_checkpoint(path)), path, "backbone.")
-
-
-def _dicts(node: object) -> list[dict]:
-    children = node.values() if isinstance(node, dict) else node
-    nested = [
-        found
-        for child in (children if isinstance(node, dict | list | tuple) else ())
-        for found in _dicts(child)
-    ]
-    return [node, *nested] if isinstance(node, dict) else nested

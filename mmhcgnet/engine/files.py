@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from .errors import UsageError
+from mmhcgnet.errors import UsageError
 
 ATOMIC = "mmhcgnet.atomic"  # the name of AtomicBackend for backend_args
 _LABEL = b"mmhcgnet sha256 "

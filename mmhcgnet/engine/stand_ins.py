@@ -132,7 +132,7 @@ _PLAIN = {
 
 
 def to_real(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """Build what was read again, out of Python's own containers, tensors and the values of stand-ins.
+    """Rebuild what was read out of new containers and tensors and the values of stand-ins.
 
     A pickle may give an object attributes, and one that is called like a method, as ``pop`` in an
     ``OrderedDict``, would be called in its place. No container or tensor of the file itself is

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mmhcgnet._hints import did_you_mean
+from mmhcgnet.errors import did_you_mean
 
 
 def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:

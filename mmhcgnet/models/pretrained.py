@@ -7,17 +7,12 @@ log, and a frozen stem then stays random.
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterable
 
-import torch
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import nn
 
-CONVERTERS = dict(classification="official_to_mmpretrain.py", detection="official_to_mmdet.py")
-
-
-class PretrainedMismatchError(RuntimeError):
-    """Pretrained weights that are not those of the backbone."""
+from mmhcgnet.errors import PretrainedMismatchError
+from mmhcgnet.weights import explain_official, find_weights, listed, not_finite, official_layout
 
 
 def check_pretrained(backbone: nn.Module, init_cfg: dict | list[dict] | None) -> None:
@@ -89,52 +84,3 @@ def check_pretrained_path(path: str) -> None:
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "
             "with configs/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py."
         )
-
-
-def find_weights(checkpoint: dict) -> dict:
-    """The tensors by name: MMEngine's ``state_dict``, the authors' ``net``, or the dict itself."""
-    for key in ("state_dict", "net"):
-        if isinstance(checkpoint.get(key), dict):
-            return checkpoint[key]
-    return checkpoint
-
-
-def not_finite(weights: dict) -> list[str]:
-    """Name the tensors that hold NaN or an infinity."""
-    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
-    return [name for name, tensor in tensors.items() if not is_finite(tensor)]
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor an infinity."""
-    if tensor.is_floating_point() and tensor.itemsize == 1:
-        tensor = tensor.float()  # PyTorch does not test numbers of 8 bits
-    return bool(torch.isfinite(tensor).all())
-
-
-def official_layout(names: Iterable[str]) -> str | None:
-    """Tell the authors' own layouts by the names of the tensors.
-
-    Returns:
-        ``'classification'``, ``'detection'``, or ``None`` if it is neither of them.
-    """
-    names = [str(name).removeprefix("module.") for name in names]
-    if not any(".conv1_1x1." in name for name in names):
-        return None
-    backbone = any(name.startswith("backbone.") for name in names)
-    return "detection" if backbone else "classification"
-
-
-def explain_official(path: str, layout: str) -> str:
-    """Say what to do with a file in one of the authors' layouts."""
-    return (
-        f"The checkpoint {path} is in the layout of the authors' {layout} program: convert it "
-        f"with `python tools/model_converters/{CONVERTERS[layout]} {path}` and name the file that "
-        "this writes."
-    )
-
-
-def listed(names: list[str], what: str, most: int = 8) -> str:
-    """Count and name the first few, as in ``2 missing (norm.bias, stem.conv.weight)``."""
-    more = f", … {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}" + (f" ({', '.join(names[:most])}{more})" if names else "")

@@ -11,11 +11,20 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmhcgnet import HCGNet
-from mmhcgnet.analysis import benchmark, compare, complexity, report, workloads
-from mmhcgnet.analysis.benchmark import CallCounter, Result, count_calls, count_kept_bytes
-from mmhcgnet.analysis.workloads import Workload, build
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import report
+from mmhcgnet.analysis.benchmark import measuring as benchmark
+from mmhcgnet.analysis.benchmark import workloads
+from mmhcgnet.analysis.benchmark.measuring import (
+    CallCounter,
+    Result,
+    count_calls,
+    count_kept_bytes,
+)
+from mmhcgnet.analysis.benchmark.workloads import Workload, build
+from mmhcgnet.analysis.complexity import comparison as compare
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
 DETECTOR = str(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))

@@ -8,9 +8,11 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhcgnet import HCGNet
-from mmhcgnet.analysis import compare, complexity, paper
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.complexity import comparison as compare
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 

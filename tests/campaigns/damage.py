@@ -18,10 +18,10 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn
 
+from mmhcgnet.cli.resume import find_resume_checkpoint
 from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.engine.errors import UsageError
 from mmhcgnet.engine.files import ATOMIC
-from mmhcgnet.engine.resume import find_resume_checkpoint
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
 SECTOR = 512  # bytes that a disk loses at once

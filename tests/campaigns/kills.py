@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from warm import Result, Run, Warm
 
+from mmhcgnet.cli.resume import find_resume_checkpoint
 from mmhcgnet.engine.checkpoints import read_checkpoint, read_outline
-from mmhcgnet.engine.errors import UsageError
-from mmhcgnet.engine.resume import find_resume_checkpoint
+from mmhcgnet.errors import UsageError
 
 TRAIN = Path(__file__).parents[2] / "tools" / "train.py"
 EPOCHS = 5

@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmhcgnet.engine import MissingFileError, UsageError
-from mmhcgnet.engine.building import build_model, load_model
+from mmhcgnet.engine.models import build_model, load_model
+from mmhcgnet.errors import MissingFileError, UsageError
 
 pytest.importorskip("mmpretrain.models")
 

@@ -22,16 +22,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmhcgnet.convert.matching import best_accuracy
-from mmhcgnet.engine import (
-    MissingFileError,
-    UsageError,
-    check_not_official,
-    encode_checkpoint,
-    read_checkpoint,
-    write_atomically,
-)
-from mmhcgnet.engine.checkpoints import use_safe_loader
-from mmhcgnet.engine.checks import check_checkpoint
+from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint, use_safe_loader
+from mmhcgnet.engine.checks import check_checkpoint, check_not_official
+from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.errors import MissingFileError, UsageError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(7)}
 

@@ -3,16 +3,10 @@ import re
 import pytest
 from mmengine.config import Config
 
-from mmhcgnet.engine import (
-    MissingFileError,
-    UsageError,
-    check_ops,
-    check_pretrained_files,
-    check_sections,
-    checks,
-    load_config,
-)
-from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.engine import checks
+from mmhcgnet.engine.checks import check_checkpoint_path, check_ops, check_pretrained_files
+from mmhcgnet.engine.configs import check_sections, load_config
+from mmhcgnet.errors import MissingFileError, UsageError
 
 
 def test_a_misspelt_config_names_the_closest(tmp_path):
@@ -111,7 +105,7 @@ def test_missing_sections_are_named():
 
 def test_a_toolbox_that_is_not_installed_is_named(monkeypatch):
     cfg = Config(dict(default_scope="mmdet", model=dict()))
-    monkeypatch.setattr("mmhcgnet.engine.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("mmhcgnet.engine.configs.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs MMDetection, which is not installed: .*pip"):
         check_sections(cfg, "model")
 

@@ -8,15 +8,13 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmhcgnet.engine import MissingFileError, check_data
-from mmhcgnet.engine.data_checks import (
+from mmhcgnet.datasets.checks.explain import (
     check_sample,
     explain_building_error,
     explain_data_error,
-    inspect_data,
-    inspect_set_images,
 )
-from mmhcgnet.engine.errors import DataError
+from mmhcgnet.datasets.checks.of_config import check_data, inspect_data, inspect_set_images
+from mmhcgnet.errors import DataError, MissingFileError
 
 
 def coco(root="data/coco/", split="train", **kwargs):

@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from reference import TINY_CIFAR, make_arch
 
 from mmhcgnet.engine.checkpoints import use_safe_loader
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
 
 IMAGES, BATCH = 14, 4
 PASS = IMAGES // BATCH  # iterations; the last two images are left out

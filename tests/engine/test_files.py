@@ -10,8 +10,8 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from mmhcgnet.engine.errors import UsageError
 from mmhcgnet.engine.files import ATOMIC, remove_temporary, seal, verify
+from mmhcgnet.errors import UsageError
 
 CHECKPOINT = dict(state_dict=dict(a=torch.arange(7.0), b=torch.ones(2, 3)), meta=dict(epoch=3))
 END = 22  # bytes of a zip archive's last record without a comment

@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import CheckpointLoader
 
 import mmhcgnet
-from mmhcgnet.engine.guards import set_guards
+from mmhcgnet.cli.default_hooks import set_guards
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GUARDS = {

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmhcgnet import HCGNet
-from mmhcgnet.engine import UsageError
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import DropBlock
 
 

@@ -7,7 +7,9 @@ from mmengine.config import Config
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmhcgnet.engine import UsageError, end_distributed, launch, prepare_distributed
+from mmhcgnet.cli import launch
+from mmhcgnet.cli.launch import end_distributed, prepare_distributed
+from mmhcgnet.errors import UsageError
 
 
 @pytest.fixture

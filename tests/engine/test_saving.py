@@ -20,13 +20,14 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-import mmhcgnet.engine.saving as saving
+import mmhcgnet.engine.hooks.safe_checkpoint_hook as saving
+from mmhcgnet.cli.resume import find_resume_checkpoint
 from mmhcgnet.engine.checkpoints import read_checkpoint
-from mmhcgnet.engine.errors import UsageError
 from mmhcgnet.engine.files import verify
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.engine.resume import find_resume_checkpoint
-from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.errors import UsageError
 
 BATCHES = 4
 

@@ -15,8 +15,8 @@ from mmpretrain.engine import EMAHook as MMPretrainEMAHook
 from official import classifier_shapes, zero_weights
 from torch import nn
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.strict_load import StrictLoadHook
+from mmhcgnet.engine.hooks.strict_load_hook import StrictLoadHook
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
 HEADS = ["roi_head.fc_cls.weight", "roi_head.fc_cls.bias"]

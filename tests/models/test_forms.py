@@ -12,8 +12,8 @@ from reference import NETWORKS, TINY, TINY_CIFAR, Reference, make_arch, random_s
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from mmhcgnet.analysis.benchmark import count_calls, count_kept_bytes
-from mmhcgnet.analysis.workloads import Workload, build
+from mmhcgnet.analysis.benchmark.measuring import count_calls, count_kept_bytes
+from mmhcgnet.analysis.benchmark.workloads import Workload, build
 from mmhcgnet.models import HCGNet, training
 
 

@@ -16,8 +16,10 @@ import torch
 from mmengine.config import Config
 from official import classifier_shapes, random_weights
 
-from mmhcgnet.engine import UsageError, deploy_file, read_checkpoint
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.cli.deploy import deploy_file
+from mmhcgnet.engine.checkpoints import read_checkpoint
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
-from mmhcgnet.analysis.compare import config_path
-from mmhcgnet.engine import load_config
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis.complexity.comparison import config_path
+from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.models import build_model
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools/analysis_tools/dissect.py"

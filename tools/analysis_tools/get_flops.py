@@ -46,16 +46,17 @@ def parse_args() -> argparse.Namespace:
 
 def count_config(args: argparse.Namespace) -> dict:
     """Print what a config's model costs; return the exact numbers."""
-    from mmhcgnet import engine
-    from mmhcgnet.analysis import compare, complexity
+    from mmhcgnet import cli
+    from mmhcgnet.analysis.complexity import comparison as compare
+    from mmhcgnet.analysis.complexity import counting as complexity
     from mmhcgnet.analysis.report import number, table
-    from mmhcgnet.engine.building import build_model
+    from mmhcgnet.engine.models import build_model
 
     path = compare.config_path(args.config) if "::" in args.config else args.config
-    cfg = engine.load_config(str(path), args.cfg_options)
-    engine.check_sections(cfg, "model")
+    cfg = cli.load_config(str(path), args.cfg_options)
+    cli.check_sections(cfg, "model")
     shape = complexity.input_shape(cfg, args.shape and complexity.read_size(args.shape))
-    with engine.explain_misspelt_types():
+    with cli.explain_misspelt_types():
         model = build_model(cfg)
     counts = complexity.count(model, shape)
 
@@ -94,7 +95,7 @@ def count_config(args: argparse.Namespace) -> dict:
 
 def count_paper() -> dict:
     """Print the paper's tables 2, 3 and 4 with our counts; return both."""
-    from mmhcgnet.analysis import compare
+    from mmhcgnet.analysis.complexity import comparison as compare
     from mmhcgnet.analysis.report import number, table
 
     def counted(row: compare.Row, name: str, digits: int, unit: float) -> str:
@@ -167,7 +168,8 @@ def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet.analysis.report import write_json
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         if bool(args.config) == args.paper:

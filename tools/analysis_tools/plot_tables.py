@@ -42,8 +42,9 @@ def cifar_points(classes: int) -> list[Point]:
     """Million parameters and test errors of table 2 on CIFAR-``classes``."""
     from mmengine.config import Config
 
-    from mmhcgnet.analysis import compare, paper
-    from mmhcgnet.engine.building import build_model
+    from mmhcgnet.analysis import paper
+    from mmhcgnet.analysis.complexity import comparison as compare
+    from mmhcgnet.engine.models import build_model
 
     points = []
     for entry in paper.CIFAR:
@@ -202,7 +203,7 @@ def pictures() -> dict[str, "Figure"]:
 def main() -> None:
     args = parse_args()
     from mmhcgnet.analysis.report import check_matplotlib
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
 
     with report_usage_errors():
         check_matplotlib()

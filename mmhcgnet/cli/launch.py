@@ -1,0 +1,123 @@
+"""Distributed runs, on machines without an accelerator too."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import os
+import subprocess
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from torch import distributed
+
+from mmhcgnet.errors import UsageError
+
+_SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
+# Launcher -> where it puts the rank, the number of processes and the rank on this machine.
+_VARIABLES = dict(
+    pytorch=("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+    mpi=("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+)
+
+
+def prepare_distributed(cfg: Config, training: bool) -> None:
+    """Make a distributed run possible on a CPU; elsewhere MMEngine does all by itself (NCCL).
+
+    MMEngine's own start calls ``torch.cuda.set_device`` and hands ``device_ids`` to DDP. It does
+    neither when the process group exists already and the config says ``device_ids=None``.
+
+    Args:
+        cfg: The config, its ``launcher`` set; ``model_wrapper_cfg`` is changed in place.
+        training: Whether the run trains; synchronised norms cannot do that on a CPU.
+
+    Raises:
+        UsageError: If the launcher did not start this process, or the model has synchronised
+            norms.
+    """
+    launcher = cfg.launcher
+    if launcher == "none":
+        return
+    absent = [name for name in _VARIABLES[launcher] if name not in os.environ]
+    if absent:
+        raise UsageError(
+            f"--launcher {launcher} needs {', '.join(absent)} in the environment: start the run "
+            "with tools/dist_train.sh or tools/dist_test.sh (pytorch), srun (slurm) or mpirun "
+            "(mpi), or leave --launcher out."
+        )
+    if get_device() != "cpu":
+        return
+    if training:
+        _refuse_sync_norms(cfg)
+    _init_gloo(cfg)
+    wrapper = dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+    )
+    wrapper.update(cfg.get("model_wrapper_cfg") or {})
+    wrapper["device_ids"] = None
+    cfg.model_wrapper_cfg = wrapper
+
+
+def end_distributed() -> None:
+    """Leave the process group, if there is one, at the end of a run.
+
+    A process that ends without leaving it may abort instead: gloo's threads are then still there
+    ("terminate called without an active exception"). To be called when nobody holds the Runner
+    any more: its model in DDP goes first, as that uses the group.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # Runner, loops and model hold each other
+        distributed.destroy_process_group()
+
+
+def _init_gloo(cfg: Config) -> None:
+    for name, source in zip(
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"), _VARIABLES[cfg.launcher], strict=True
+    ):
+        os.environ[name] = os.environ[source]
+    if cfg.launcher == "slurm" and "MASTER_ADDR" not in os.environ:
+        hosts = subprocess.check_output(
+            ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]], text=True
+        )
+        os.environ["MASTER_ADDR"] = hosts.split()[0]
+    if "MASTER_ADDR" not in os.environ:
+        raise UsageError("Set MASTER_ADDR to the name or address of the machine with rank 0.")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    timeout = cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
+    distributed.init_process_group(
+        "gloo", timeout=datetime.timedelta(seconds=timeout) if timeout else None
+    )
+
+
+def _refuse_sync_norms(cfg: Config) -> None:
+    options = [f"{key}.type=BN" for key in _sync_norm_keys(cfg.model, "model")]
+    if cfg.get("sync_bn"):
+        options.append("sync_bn=None")
+    if options:
+        raise UsageError(
+            "Synchronised batch norms cannot train on a CPU with several processes: pass "
+            f"--cfg-options {' '.join(options)}"
+        )
+
+
+def _sync_norm_keys(node: object, key: str) -> list[str]:
+    if isinstance(node, dict):
+        kind = node.get("type", "")
+        name = kind if isinstance(kind, str) else kind.__name__
+        own = [key] if name.rpartition(".")[2] in _SYNC_NORMS else []
+        children = node.items()
+    elif isinstance(node, list | tuple):
+        own, children = [], enumerate(node)
+    else:
+        return []
+    return own + [
+        found for name, child in children for found in _sync_norm_keys(child, f"{key}.{name}")
+    ]
+
+
+def launched_rank(launcher: str) -> int:
+    """The rank that a ``--launcher`` gives this process, 0 without one."""
+    return int(os.environ.get(_VARIABLES[launcher][0], 0)) if launcher in _VARIABLES else 0
