@@ -25,7 +25,7 @@ from . import training
 from .deploy import deploy as deploy_network
 from .dropblock import DropBlock
 from .gates import ForgetGate, UpdateGate, build_act, build_conv, build_norm
-from .pretrained import check_pretrained
+from .pretrained import pretrained
 
 
 def _positive(value: Any, *kinds: type) -> bool:
@@ -529,8 +529,8 @@ class HCGNet(BaseModule):
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
-        check_pretrained(self, self.init_cfg)
-        super().init_weights()
+        with pretrained(self):
+            super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.
