@@ -1,17 +1,15 @@
 """What only the scripts in ``tools/`` need: flags, checks before a run, launching, reports."""
 
+from mmhcgnet.checkpoints import use_safe_loader, write_atomically
 from mmhcgnet.datasets.checks.of_config import check_data
-from mmhcgnet.engine.checkpoints import use_safe_loader
 from mmhcgnet.engine.checks import (
     check_checkpoint,
     check_frozen_backbone,
-    check_not_official,
     check_ops,
     check_pretrained_files,
     check_trainable,
 )
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
-from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import UsageError
 
@@ -44,7 +42,6 @@ __all__ = [
     "check_checkpoint",
     "check_data",
     "check_frozen_backbone",
-    "check_not_official",
     "check_metrics",
     "check_ops",
     "check_pretrained_files",

@@ -21,7 +21,7 @@ from .deployed import deploy as deploy_network
 from .dropblock import DropBlock
 from .gates import Gate
 from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_norm
-from .pretrained import check_pretrained
+from .pretrained import pretrained
 
 
 @MODELS.register_module()
@@ -196,8 +196,8 @@ class HCGNet(BaseModule):
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
-        check_pretrained(self, self.init_cfg)
-        super().init_weights()
+        with pretrained(self):
+            super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.

@@ -235,7 +235,7 @@ def change(name, tensor):
             r"2 missing \(classifier\.weight, classifier\.bias\)$",
         ),
         (change("features.extra.weight", torch.ones(3)), r"1 unknown \(features\.extra\.weight\)$"),
-        (change("bad\nname", torch.ones(3)), r"1 unknown \('bad\\nname'\)$"),
+        (change("bad\nname", torch.ones(3)), r"1 unknown \(bad\\nname\)$"),
         (
             change("features.Transition1.fcall.weight", torch.ones(24, 60)),
             r"1 of another shape \(features\.Transition1\.fcall\.weight \(24, 60\) instead of "

@@ -15,7 +15,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
 
-from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop

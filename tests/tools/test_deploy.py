@@ -16,8 +16,8 @@ import torch
 from helpers.official import classifier_shapes, random_weights
 from mmengine.config import Config
 
+from mmhcgnet.checkpoints import read_checkpoint
 from mmhcgnet.cli.deploy import deploy_file
-from mmhcgnet.engine.checkpoints import read_checkpoint
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 
@@ -363,10 +363,10 @@ def both(folder, data):
 
 COMMANDS = {
     "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"pass --cfg-options {DEPLOY}"),
-    "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "pass --deploy"),
+    "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "remove deploy=True"),
     "train": (f"train.py classifier.py --cfg-options {DEPLOY}", "cannot be trained: leave"),
-    "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was made of"),
-    "resume": (f"train.py classifier.py --resume {DEPLOYED}", "it was made of"),
+    "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was converted from"),
+    "resume": (f"train.py classifier.py --resume {DEPLOYED}", "it was converted from"),
 }
 
 

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
+from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.datasets.broden import Annotation, Broden
-from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
 from mmhcgnet.type_names import type_name
 

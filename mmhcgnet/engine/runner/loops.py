@@ -212,7 +212,9 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         """The batches of the current epoch that the run to resume has trained."""
         begin = self.runner.message_hub.get_info(_BEGIN)
         # MMEngine's own loop notes nothing; and a checkpoint may be of the end of an epoch.
-        if self._iter == 0 or begin is None or begin["epoch"] < self._epoch:
+        keys = ("epoch", "iter", "batches")
+        noted = isinstance(begin, dict) and all(type(begin.get(key)) is int for key in keys)
+        if self._iter == 0 or not noted or begin["epoch"] < self._epoch:
             return 0
         trained, batches = self._iter - begin["iter"], len(self.dataloader)
         if begin["batches"] == batches and 0 <= trained <= batches:

@@ -21,10 +21,15 @@ from mmengine.runner import CheckpointLoader, Runner
 from safetensors.torch import save_file
 from torch import nn
 
+from mmhcgnet.checkpoints import (
+    Checkpoint,
+    encode_checkpoint,
+    read_checkpoint,
+    use_safe_loader,
+    write_atomically,
+)
 from mmhcgnet.convert.matching import best_accuracy
-from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint, use_safe_loader
-from mmhcgnet.engine.checks import check_checkpoint, check_not_official
-from mmhcgnet.engine.files import write_atomically
+from mmhcgnet.engine.checks import check_checkpoint
 from mmhcgnet.errors import MissingFileError, UsageError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(7)}
@@ -200,7 +205,7 @@ def test_objects_of_a_file_keep_no_attributes(tmp_path):
     tensor.isfinite = torch.Size
     weights = dict_with(_metadata=OrderedDict({"": dict(version=1)}), pop=torch.Size)
     weights["tensor"] = tensor
-    checkpoint = dict_with(get=np.ndarray, items=3)
+    checkpoint = dict_with(get=np.ndarray, pop=3)
     checkpoint.update(state_dict=weights, again=weights, meta=[(dict_with(pop=np.ndarray),)])
     read = read_checkpoint(save(tmp_path / "a.pth", checkpoint))
     assert type(read) is OrderedDict and vars(read) == {}
@@ -278,15 +283,14 @@ def test_the_asked_for_is_named(tmp_path):
 
 
 ARRAY = dict(
-    texts=lambda array: np.array(["a", "b"]),
     objects=lambda array: np.array([{}, 1], dtype=object),
     fields=lambda array: np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
-    complex=lambda array: array.astype("c16"),
+    dates=lambda array: array.astype("M8[s]"),
 )
 
 
 @pytest.mark.parametrize("kind", ARRAY)
-def test_other_arrays_than_of_numbers_are_refused(tmp_path, kind):
+def test_other_arrays_than_of_numbers_and_strings_are_refused(tmp_path, kind):
     path = save(tmp_path / "a.pth", dict(extra=ARRAY[kind](np.ones(2))))
     with pytest.raises(UsageError, match=r"it asks for numpy\.dtype,"):
         read_checkpoint(path)
@@ -326,7 +330,9 @@ BROKEN = {
 def test_an_array_that_is_none_is_refused(tmp_path, state):
     array = State(RECONSTRUCT, (np.ndarray, (0,), b"b"), BROKEN[state])
     path = save(tmp_path / "a.pth", dict(extra=array))
-    with pytest.raises(UsageError, match=r"cannot be read: it is damaged|asks for numpy\.dtype"):
+    with pytest.raises(
+        UsageError, match=r"cannot be read: it is damaged|asks for numpy\.(dtype|ndarray)"
+    ):
         read_checkpoint(path)
 
 
@@ -383,13 +389,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content, suffix):
         read_checkpoint(str(path))
 
 
-def test_an_old_pytorch_is_told_and_not_taken_for_a_damaged_file(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.pth", WEIGHTS)
-    monkeypatch.delattr(torch.serialization, "add_safe_globals")
-    with pytest.raises(UsageError, match=rf"{path} is not read: .* PyTorch 2\.4 or newer"):
-        read_checkpoint(path)
-
-
 def test_no_file_and_no_dict(tmp_path):
     with pytest.raises(UsageError, match="cannot be read: .*No such file"):
         read_checkpoint(str(tmp_path / "absent.pth"))
@@ -422,7 +421,7 @@ def server(tmp_path, monkeypatch):
 def test_every_scheme_of_mmengine_is_read_safely():
     use_safe_loader()
     modules = {loader.__module__ for loader in CheckpointLoader._schemes.values()}
-    assert modules == {"mmhcgnet.engine.checkpoints"}
+    assert modules == {"mmhcgnet.checkpoints.sources"}
 
 
 def test_the_text_of_a_config_is_left_out(tmp_path):
@@ -486,12 +485,12 @@ def test_names_in_a_zoo_are_looked_up(server, monkeypatch):
     save(os.path.join(os.environ["MMENGINE_HOME"], "local.pth"), dict(state_dict=WEIGHTS))
     known = dict(model=f"{url}/a.pth")
     for zoo in ("get_torchvision_models", "get_mmcls_models"):
-        monkeypatch.setattr(f"mmhcgnet.engine.checkpoints.{zoo}", lambda: known)
+        monkeypatch.setattr(f"mmhcgnet.checkpoints.sources.{zoo}", lambda: known)
     monkeypatch.setattr(
-        "mmhcgnet.engine.checkpoints.get_external_models", lambda: dict(known, own="local.pth")
+        "mmhcgnet.checkpoints.sources.get_external_models", lambda: dict(known, own="local.pth")
     )
     monkeypatch.setattr(
-        "mmhcgnet.engine.checkpoints.get_deprecated_model_names", lambda: dict(old="model")
+        "mmhcgnet.checkpoints.sources.get_deprecated_model_names", lambda: dict(old="model")
     )
     use_safe_loader()
     for name in ("torchvision://model", "modelzoo://model", "openmmlab://model"):
@@ -511,7 +510,7 @@ def test_an_object_store_is_read(tmp_path, monkeypatch):
         def get_local_path(self, name):
             yield save(tmp_path / "a.pth", dict(state_dict=WEIGHTS, name=name))
 
-    monkeypatch.setattr("mmhcgnet.engine.checkpoints.get_file_backend", lambda *_, **__: Store())
+    monkeypatch.setattr("mmhcgnet.checkpoints.sources.get_file_backend", lambda *_, **__: Store())
     use_safe_loader()
     for name in ("s3://bucket/a.pth", "cluster:s3://bucket/a.pth", "petrel://bucket/a.pth"):
         assert load(name)["name"] == name
@@ -531,13 +530,12 @@ def test_an_object_store_is_read(tmp_path, monkeypatch):
 def test_the_authors_layouts_are_told_with_their_converter(tmp_path, name, converter, wrap):
     path = save(tmp_path / "a.pth", wrap({name: torch.ones(64)}))
     with pytest.raises(UsageError, match=f"tools/model_converters/{converter} {path}`"):
-        check_not_official(path)
+        Checkpoint.open(path).require()
 
 
-def test_other_checkpoints_and_urls_pass(tmp_path):
-    check_not_official(save(tmp_path / "a.pth", dict(state_dict=WEIGHTS)))
-    check_not_official(save(tmp_path / "a.pth", WEIGHTS))
-    check_not_official("https://example.com/a.pth")
+@pytest.mark.parametrize("wrap", [dict, lambda w: dict(net=w), lambda w: dict(state_dict=w)])
+def test_other_layouts_pass(tmp_path, wrap):
+    Checkpoint.open(save(tmp_path / "a.pth", wrap(WEIGHTS))).require()
 
 
 @pytest.mark.parametrize("in_config", [False, True], ids=["plain", "deployed"])
@@ -549,7 +547,7 @@ def test_deployed_and_plain_are_told_apart_before_anything_is_built(tmp_path, in
     if in_file == in_config:
         check_checkpoint(cfg, path)
     else:
-        with pytest.raises(UsageError, match=f"{path} is of .*deploy=True"):
+        with pytest.raises(UsageError, match=f"{path} holds a .*deploy=True"):
             check_checkpoint(cfg, path)
     cfg.model.backbone.type = "ResNet"
     check_checkpoint(cfg, path)
