@@ -6,7 +6,23 @@ import difflib
 from collections.abc import Iterable
 
 
-class UsageError(ValueError):
+def readable(text: str) -> str:
+    """Show what a file has named: control characters, as of a new line or a colour, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+class ReadableError(Exception):
+    """Its message is one line, whatever the names in it."""
+
+    def __str__(self) -> str:
+        return readable(super().__str__())
+
+
+class UsageError(ReadableError, ValueError):
     """A mistake that the user can mend; its message is one sentence that says how."""
 
 
@@ -18,7 +34,7 @@ class DataError(UsageError):
     """Something is wrong with the images or annotations; the message names the file or key."""
 
 
-class PretrainedMismatchError(RuntimeError):
+class PretrainedMismatchError(ReadableError, RuntimeError):
     """Pretrained weights that are not those of the backbone."""
 
 

@@ -32,6 +32,25 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
 
 
+def faults(weights: dict[str, Tensor]) -> str:
+    """Say which tensors a network cannot compute with in fp32; empty if it can with all."""
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    numbers = {
+        # What is beyond the range of fp32 becomes an infinity in the network.
+        "not finite": [
+            name
+            for name, tensor in tensors.items()
+            if not is_finite(tensor.float() if tensor.dtype == torch.float64 else tensor)
+        ],
+        "below zero": [
+            name
+            for name, tensor in tensors.items()
+            if name.endswith("running_var") and bool((tensor.float() < 0).any())
+        ],
+    }
+    return ", ".join(listed(names, kind) for kind, names in numbers.items() if names)
+
+
 def official_layout(names: Iterable[str]) -> str | None:
     """Tell the authors' own layouts by the names of the tensors.
 
@@ -57,7 +76,8 @@ def explain_official(path: str, layout: str) -> str:
 def listed(names: list[str], what: str, most: int = 8) -> str:
     """Count and name the first few, as in ``2 missing (norm.bias, stem.conv.weight)``."""
     more = f", … {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}" + (f" ({', '.join(names[:most])}{more})" if names else "")
+    shown = ", ".join(name if len(name) <= 200 else f"{name[:200]}…" for name in names[:most])
+    return f"{len(names)} {what}" + (f" ({shown}{more})" if names else "")
 
 
 def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -8,13 +8,11 @@ import hashlib
 import os
 from collections.abc import Callable
 
+from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, write_atomically
 from mmhcgnet.convert import Converted, LayoutError
-from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.engine.checks import check_checkpoint_path
-from mmhcgnet.engine.files import write_atomically
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import ARCHITECTURES
-from mmhcgnet.weights import find_weights
+from mmhcgnet.weights import faults, find_weights
 
 FOLDER = "checkpoints"
 TERMS = (
@@ -90,10 +88,9 @@ def convert_file(
         UsageError: If the input cannot be read or is not what it should be, or the output is
             there already or cannot be written. Nothing is written then.
     """
-    check_checkpoint_path(src)
-    checkpoint = read_checkpoint(src)
+    checkpoint = Checkpoint.open(src)
     try:
-        converted = convert(checkpoint, arch)
+        converted = convert(checkpoint.content, arch)
     except LayoutError as error:
         raise UsageError(f"{src} cannot be converted: {error}.") from error
     network = f"HCGNet-{converted.arch} with {converted.num_classes} classes"
@@ -127,6 +124,8 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
     Raises:
         UsageError: If it is there already or cannot be written.
     """
+    if broken := faults(find_weights(checkpoint)):
+        raise UsageError(f"{src} cannot be converted: what is to be written has {broken}.")
     content = encode_checkpoint(checkpoint, dst)
     sha256 = hashlib.sha256(content).hexdigest()
     if publish:

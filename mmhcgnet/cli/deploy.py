@@ -6,22 +6,15 @@ import os
 
 from mmengine.config import Config
 
+from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.convert import LayoutError
-from mmhcgnet.convert.matching import check_match, number, stated_meta
-from mmhcgnet.engine.checkpoints import read_checkpoint
-from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.convert.matching import check_match, number
 from mmhcgnet.engine.configs import check_sections, has_deployed_hcgnet, load_config
 from mmhcgnet.engine.deploy import switch_to_deploy
 from mmhcgnet.engine.models import build_model, explain_misspelt_types
 from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
-from mmhcgnet.weights import (
-    explain_official,
-    find_weights,
-    holds_deployed,
-    official_layout,
-    strip_module,
-)
+from mmhcgnet.weights import faults
 
 from .converters import TERMS, write_converted
 
@@ -54,23 +47,21 @@ def deploy_file(
     check_sections(cfg, "model")
     if has_deployed_hcgnet(cfg):
         raise UsageError(f"The config {config} is of a deployed model: leave deploy=True out.")
-    check_checkpoint_path(src)
-    checkpoint = read_checkpoint(src)
-    weights, twice = strip_module(find_weights(checkpoint))
-    if layout := official_layout(weights):
-        raise UsageError(explain_official(src, layout))
-    if holds_deployed(weights):
+    checkpoint = Checkpoint.open(src).require()
+    weights, meta = checkpoint.weights, checkpoint.meta
+    if checkpoint.is_deployed:
         raise UsageError(f"{src} is deployed already.")
     with explain_misspelt_types():
         model = build_model(cfg)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
-        check_match(weights, wanted, twice, f"the model of {config}")
+        check_match(weights, wanted, (), f"the model of {config}")
     except LayoutError as error:
         raise UsageError(f"{src} cannot be deployed: {error}.") from error
+    if broken := faults(weights):
+        raise UsageError(f"{src} cannot be deployed: it has {broken}.")
     model.load_state_dict(weights)
-    meta = stated_meta(checkpoint)
-    averaged = ", averaged weights" if "ema_state_dict" in checkpoint else ""
+    averaged = ", averaged weights" if "ema_state_dict" in checkpoint.content else ""
     epoch = number(meta.get("epoch"))
     stated = "not stated" if epoch is None else epoch
     print(f"read {src}: {type(model).__name__}, epoch {stated}{averaged}", flush=True)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
 from mmhcgnet.datasets.checks.explain import explain_building_error
-from mmhcgnet.errors import PretrainedMismatchError, UsageError
+from mmhcgnet.errors import PretrainedMismatchError, ReadableError, UsageError, readable
 
 from .launch import launched_rank
 
@@ -49,13 +49,14 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if launched_rank(launcher) > 0:
             time.sleep(5)
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(f"error: {readable(sentence)}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
 def _sentence(error: Exception) -> str | None:
     """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
-    text = str(error)
+    # Raised in a worker, an error of ours has a text of many lines.
+    text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
     in_worker = _IN_WORKER.match(text)
     if isinstance(error, UsageError | PretrainedMismatchError):
         # Raised in a worker, it arrives with the whole traceback for its message.

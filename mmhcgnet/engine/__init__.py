@@ -1,6 +1,7 @@
 """What MMEngine runs, and models as configs describe them."""
 
-from .checkpoints import read_checkpoint, use_safe_loader
+from mmhcgnet.checkpoints import read_checkpoint, use_safe_loader
+
 from .configs import load_config
 from .deploy import switch_to_deploy
 from .models import build_model, load_model

@@ -12,14 +12,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmhcgnet.engine.hooks.strict_load_hook import load_strictly
+from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.checkpoints.strict import load_strictly
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.paths import is_local
-from mmhcgnet.weights import find_weights, strip_module
 
-from .checkpoints import read_checkpoint
-from .checks import check_checkpoint
-from .configs import check_sections
+from .configs import check_sections, has_deployed_hcgnet, has_hcgnet
 
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
@@ -54,11 +52,11 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> nn.Module:
     check_sections(cfg, "model")
     if not is_local(checkpoint):
         raise UsageError(f"Weights are loaded from local files: fetch {checkpoint} and name it.")
-    check_checkpoint(cfg, checkpoint)
-    weights, _ = strip_module(find_weights(read_checkpoint(checkpoint)))
+    deployed = has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None
+    opened = Checkpoint.open(checkpoint).require(deployed)
     with explain_misspelt_types():
         model = build_model(cfg)
-    load_strictly(model, weights, checkpoint)
+    load_strictly(model, opened.weights, checkpoint)
     return model.eval().to(device)
 
 

@@ -100,13 +100,14 @@ class Gate(BaseModule):
         Raises:
             ValueError: If batch statistics are asked of a single vector.
         """
-        if _needs_two_vectors(self.norm):
+        if needs_two_vectors(self.norm):
             _check_two_vectors(z)
         h = self.reduce(z)[:, :, None, None]
         return (self.norm if norm is None else norm)(h).flatten(1).tanh()
 
 
-def _needs_two_vectors(norm: nn.Module) -> bool:
+def needs_two_vectors(norm: nn.Module) -> bool:
+    """Tell whether a norm takes statistics over the vectors of a batch."""
     if not (isinstance(norm, _BatchNorm) and norm.training):
         return False
     shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()

@@ -19,8 +19,9 @@ from .architecture import Architecture, is_positive, scaled
 from .blocks import SMG, HybridBlock, TransitionInput, build_stem
 from .deployed import deploy as deploy_network
 from .dropblock import DropBlock
-from .layers import LayerConfigs, PreActivation, build_act, build_norm
-from .pretrained import check_pretrained
+from .gates import Gate
+from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_norm
+from .pretrained import pretrained
 
 
 @MODELS.register_module()
@@ -51,9 +52,14 @@ class HCGNet(BaseModule):
             transition that is not frozen. Defaults to None, no DropBlock.
         deploy: Build the deployed form, as :meth:`switch_to_deploy` leaves it, for inference with
             weights that were saved from there. Defaults to False.
+        weight_init: What the weights start from before ``init_cfg`` acts. ``'neutral'``: Kaiming
+            initialisation by fan-in, with gates that start neutral and branches that start small.
+            ``'pytorch'``: PyTorch's default in every layer, biases, gates and branches included,
+            as in the authors' program. Defaults to ``'neutral'``.
         init_cfg: How to initialise. ``dict(type='Pretrained', checkpoint=..., prefix=
-            'backbone.')`` loads weights and refuses a file that lacks any of the backbone.
-            Defaults to Kaiming initialisation by fan-in, with gates that start neutral.
+            'backbone.')`` loads weights and refuses a file that lacks any of the backbone. Any
+            other replaces the Kaiming initialisation of ``'neutral'`` and follows ``'pytorch'``.
+            Defaults to None, ``weight_init`` alone.
 
     Attributes:
         out_indices (tuple[int]): Stages whose maps are returned, from 0.
@@ -80,10 +86,14 @@ class HCGNet(BaseModule):
         with_cp: bool = False,
         dropblock: dict | None = None,
         deploy: bool = False,
+        weight_init: str = "neutral",
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        if weight_init not in ("neutral", "pytorch"):
+            raise ValueError(f"weight_init must be 'neutral' or 'pytorch', got {weight_init!r}.")
         if init_cfg is None:
-            init_cfg = dict(type="Kaiming", layer="Conv2d", mode="fan_in")
+            kaiming = dict(type="Kaiming", layer="Conv2d", mode="fan_in")
+            init_cfg = kaiming if weight_init == "neutral" else []
         for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
             if not (isinstance(cfg, dict) and "type" in cfg):
                 raise ValueError(f"init_cfg must be a dict with a type, or several, got {cfg!r}.")
@@ -133,6 +143,10 @@ class HCGNet(BaseModule):
                 channels = transition.out_channels
                 stride *= 2
         self.dropblock = None if dropblock is None else _build_dropblock(dropblock)
+        if weight_init == "pytorch":  # what the layers have since they were built
+            for module in self.modules():
+                if isinstance(module, PreActConv | Gate):
+                    module.init_cfg = None
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
         self._freeze()
@@ -180,8 +194,8 @@ class HCGNet(BaseModule):
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
-        check_pretrained(self, self.init_cfg)
-        super().init_weights()
+        with pretrained(self):
+            super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.

@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
 from mmhcgnet.errors import UsageError
 

@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import save_checkpoint
 
+from mmhcgnet.checkpoints.durable_files import ATOMIC
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
-from mmhcgnet.engine.files import ATOMIC
 from mmhcgnet.errors import MissingFileError, UsageError
 
 

@@ -21,9 +21,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmhcgnet.engine.hooks.safe_checkpoint_hook as saving
-from mmhcgnet.cli.resume import find_resume_checkpoint
-from mmhcgnet.engine.checkpoints import read_checkpoint
-from mmhcgnet.engine.files import verify
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints.newest import find_newest
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
@@ -131,7 +130,8 @@ def files(folder, pattern="*.pth"):
 
 
 def newest(folder):
-    return find_resume_checkpoint([str(folder)])
+    newest = find_newest([str(folder)])
+    return newest and newest.path
 
 
 # Saving
@@ -146,7 +146,7 @@ def test_everything_saved_is_whole_and_the_pointer_names_the_last(tmp_path):
     assert sorted({*names} - {*published}) == others
     for name in names:
         assert (tmp_path / name).read_bytes()[-80:].startswith(b"mmhcgnet sha256")
-        verify(str(tmp_path / name))
+        read_checkpoint(str(tmp_path / name))
     for name in published:
         assert set(read_checkpoint(str(tmp_path / name))) == {"state_dict"}
     assert (tmp_path / "last_checkpoint").read_text() == f"{tmp_path}/epoch_4.pth"
@@ -162,7 +162,7 @@ def test_the_old_ones_go_only_when_the_new_one_and_the_pointer_are_there(
     def remove(self, path):
         removed.append(os.path.basename(path))
         last = (tmp_path / "last_checkpoint").read_text()
-        verify(last)
+        read_checkpoint(last)
         assert files(tmp_path, "epoch_*.pth")[-1] == os.path.basename(last)
         assert len(files(tmp_path, "epoch_*.pth")) == keep + 1
         os.remove(path)
@@ -276,7 +276,7 @@ def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
     info.update(best_ckpt=str(work / "notes.txt"), last_ckpt=[str(victim)])
     hostile = tmp_path / "hostile.pth"
     torch.save(checkpoint, hostile)
-    run(work, resume=str(hostile), scores=[1, 2, 3], save_best="accuracy", max_keep_ckpts=1)
+    run(work, resume=str(hostile), scores=[1, 2, 3, 4], save_best="accuracy", max_keep_ckpts=1)
     assert all(path.read_text() == "here" for path in kept)
     assert not any(path.exists() for path in gone)
     assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
@@ -296,7 +296,7 @@ def test_odd_values_in_the_hub_name_no_files(tmp_path, value):
 def test_what_a_killed_run_was_writing_is_removed_at_the_next_start(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / f".epoch_1.pth.{dead.pid}.tmp").write_bytes(b"PK")
+    (tmp_path / f".epoch_1.pth.{dead.pid}.mmhcgnet.tmp").write_bytes(b"PK")
     run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1))
     assert not files(tmp_path, ".*.tmp")
 
@@ -377,7 +377,7 @@ def test_a_full_disk_loses_nothing_and_is_explained(tmp_path, monkeypatch, best)
         run(tmp_path, scores=[0, 1, 2], save_best="accuracy", max_keep_ckpts=1)
     assert files(tmp_path) == ["best_accuracy_epoch_2.pth", f"{newest_name}.pth"]
     for name in files(tmp_path):
-        verify(str(tmp_path / name))
+        read_checkpoint(str(tmp_path / name))
     assert not files(tmp_path, ".*.tmp")
 
 

@@ -7,8 +7,16 @@ import copy
 
 import pytest
 import torch
+from helpers.reference import (
+    NETWORKS,
+    TINY,
+    TINY_CIFAR,
+    Reference,
+    make_arch,
+    random_state,
+    state_shapes,
+)
 from mmengine.model import revert_sync_batchnorm
-from reference import NETWORKS, TINY, TINY_CIFAR, Reference, make_arch, random_state, state_shapes
 from torch import nn
 from torch._subclasses import FakeTensorMode
 

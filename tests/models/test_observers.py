@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 import torch
-from reference import TINY, make_arch, random_state
+from helpers.reference import TINY, make_arch, random_state
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vjp, vmap

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import NETWORKS, Reference, make_arch, random_state, state_shapes
+from helpers.reference import NETWORKS, Reference, make_arch, random_state, state_shapes
 
 from mmhcgnet.models import HCGNet, memory_saving
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import string
 import time
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.engine.files import ATOMIC, remove_temporary, write_atomically
+from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
+from mmhcgnet.checkpoints.checkpoint import UNIX_TIME
+from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
+from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed
 
 INTERRUPTED = "interrupted_iter_{}.pth"
-UNIX_TIME = "unix_time"  # what meta calls it, beside MMEngine's local time
 _OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
 
 
@@ -34,17 +34,19 @@ class SafeCheckpointHook(CheckpointHook):
 
     It takes the same arguments. On a local disk a checkpoint is written to a temporary file,
     flushed to the disk, named, and only then ``last_checkpoint`` points at it; it holds its own
-    SHA-256 (see :func:`~mmhcgnet.engine.files.seal`). Everywhere, what it replaces is deleted
-    last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
+    SHA-256 (see :func:`~mmhcgnet.checkpoints.durable_files.seal`). Everywhere, what it replaces
+    is deleted last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
     :class:`InterruptHook` has saved. A checkpoint tells what it replaces, so that a run that was
     killed before it could delete that does so when it resumes.
 
     Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
     in the folder of the run, which may have been moved.
 
+    The first checkpoint of a run is read back, as a hook may add what no reader takes.
+
     Raises:
         UsageError: While saving, if weights are not finite or a file cannot be written, as on a
-            full disk. What was saved before is still there.
+            full disk, or the first one cannot be read. What was saved before is still there.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -129,7 +131,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _is_own(self, name: object) -> bool:
         """Whether this hook or an :class:`InterruptHook` saves checkpoints by this name."""
-        regular, interrupted = map(_pattern, (self.filename_tmpl, INTERRUPTED))
+        regular, interrupted = map(name_pattern, (self.filename_tmpl, INTERRUPTED))
         pattern = rf"(best_[^/\\]+_)?{regular}|{interrupted}"
         return isinstance(name, str) and re.fullmatch(pattern, name) is not None
 
@@ -162,7 +164,8 @@ class SafeCheckpointHook(CheckpointHook):
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
         if self._local:
-            outdated += [path.name for path in Path(self.out_dir).glob(INTERRUPTED.format("*"))]
+            found = Path(self.out_dir).glob(INTERRUPTED.format("*"))
+            outdated += [path.name for path in found if self._is_own(path.name)]
         outdated = [former for former in outdated if former != name]
         runner.message_hub.update_info(_OUTDATED, outdated)
         self._save(runner, name, meta, self.save_optimizer, self.save_param_scheduler, **self.args)
@@ -195,8 +198,21 @@ class SafeCheckpointHook(CheckpointHook):
             )
         except OSError as error:
             raise self._not_written(f"The checkpoint {path}", error) from error
+        if self._saved_iter is None and self._local:
+            self._read_back(path)
         self.last_ckpt, self._saved_iter = path, meta["iter"]
         self._point(runner, path)
+
+    @master_only
+    def _read_back(self, path: str) -> None:
+        """See to it early that what this run saves can be loaded: a hook may add anything to it."""
+        try:
+            read_checkpoint(path)
+        except UsageError as error:
+            raise UsageError(
+                f"The first checkpoint of this run cannot be read back, so none could be: {error} "
+                "Take what it names out of the data set's metainfo or the message hub."
+            ) from error
 
     @master_only
     def _point(self, runner: Runner, path: str) -> None:
@@ -284,14 +300,6 @@ class SafeCheckpointHook(CheckpointHook):
 
 def _as_list(value: object) -> list:
     return value if isinstance(value, list) else []
-
-
-def _pattern(template: str) -> str:
-    """The regular expression of the names that a template gives to numbers."""
-    parts = string.Formatter().parse(template)
-    return "".join(
-        re.escape(text) + (r"\d+" if field is not None else "") for text, field, *_ in parts
-    )
 
 
 def _is_distributed(folder: str) -> bool:
