@@ -345,6 +345,35 @@ def test_deployed_outputs_where_the_norms_are_not_tame(name, dtype):
         assert relative_error(out, target) <= (1e-5 if dtype is torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("weight", [0.5, 1e-2, 1e-3, 1e-5, -1e-6, 1e-12, 1e-40, 0])
+@pytest.mark.parametrize("bias", [-0.5, 0.5])
+def test_deployed_in_half_precision_with_channels_that_are_nearly_constant(weight, bias):
+    """Weight decay makes channels so that are always off; their bounds overflow in fp16."""
+    torch.manual_seed(0)
+    network = HCGNet(make_arch(TINY_CIFAR), norm_cfg=dict(type="BN", momentum=1.0)).train()
+    images = torch.randn(8, 3, 24, 32)
+    with torch.no_grad():
+        network(images)  # statistics of its maps, as a trained network has
+        for module in network.eval().modules():
+            if isinstance(module, nn.BatchNorm2d):
+                chosen = torch.rand(module.num_features) < 0.3
+                module.weight[chosen], module.bias[chosen] = weight, bias
+        (expected,) = copy.deepcopy(network).double()(images.double())
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+
+    def error(network: HCGNet, dtype: torch.dtype, autocast: bool) -> float:
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            given = torch.float32 if autocast else dtype
+            (out,) = copy.deepcopy(network).to(given)(images.to(given))
+        assert out.dtype is dtype
+        return ((out.double() - expected).norm() / expected.norm()).item()
+
+    for dtype in (torch.float16, torch.bfloat16):
+        for autocast in (False, True):
+            assert error(deployed, dtype, autocast) <= 2.5 * error(network, dtype, autocast)
+
+
 def test_a_deployed_network_has_no_norm_and_nothing_to_train():
     network = make().eval()
     network.switch_to_deploy()

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.reference import TINY, make_arch, random_state
+from helpers.reference import random_state
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vjp, vmap
@@ -21,12 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from mmhcgnet.models import HCGNet, memory_saving
 from mmhcgnet.models.layers import PreActConv
 
+ARCH = dict(depths=(1, 2, 1), growth_rates=(8, 8, 8))
 IMAGE = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def make(**kwargs) -> HCGNet:
     """A small network in fp64 whose weights and statistics are not neutral."""
-    network = HCGNet(**(dict(arch=make_arch(TINY), out_indices=(0, 1, 2, 3)) | kwargs))
+    network = HCGNet(**(dict(arch=ARCH, out_indices=(0, 1, 2)) | kwargs))
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     network.load_state_dict(random_state(shapes))
     return network.double()
@@ -298,6 +299,14 @@ def test_features_are_extracted_and_replaced_by_hooks(name, form):
         assert len(seen) == 3
         results.append(result | {name: seen[name]})  # where norms are folded, squeezes are others
     compare(*results)
+
+
+def test_a_hook_on_what_is_built_of_the_last_transition():
+    network = make(out_indices=(0, 1)).train()
+    seen, _ = watch(network, "transitions.1", "forward_hook")
+    assert network.form == "plain"
+    maps = network(IMAGE)
+    assert torch.equal(seen[-1], maps[1])
 
 
 def test_a_hooked_network_is_not_deployed():
