@@ -1,6 +1,8 @@
 """What HCGNet promises: sizes, shapes, state dict, freezing, norms, precision, errors."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -758,3 +760,15 @@ def test_amp_training_on_gpu(with_cp):
         scaler.step(optimizer)
         scaler.update()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_readmes_drawing_is_what_its_script_draws(tmp_path):
+    """And it names the parts of a module."""
+    docs = Path(__file__).parents[2] / "docs"
+    script = tmp_path / "draw_smg.py"
+    script.write_text((docs / "draw_smg.py").read_text(encoding="utf-8"), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+    drawing = (tmp_path / "smg.svg").read_text(encoding="utf-8")
+    assert drawing == (docs / "smg.svg").read_text(encoding="utf-8")
+    for name, _ in HCGNet(ARCH).stages[0][0].named_children():
+        assert f">{name}<" in drawing
