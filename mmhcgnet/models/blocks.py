@@ -138,7 +138,7 @@ class SMG(BaseModule):
         return out
 
     def _forward(self, *features: Tensor, tap: Callable[[Tensor], object] | None = None) -> Tensor:
-        x = self.squeeze2(self.squeeze1(concatenate(features), tap))  # X', (N, C, H', W')
+        x = self.squeeze2(self.squeeze1(concatenate(features), tap=tap))  # X', (N, C, H', W')
         v = self.update_gate(self.branch3(x), self.branch5(x))  # (N, C)
         f = self.forget_gate(x)  # (N, C)
         return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)  # O = f X' + v

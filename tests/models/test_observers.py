@@ -187,11 +187,12 @@ def test_a_changed_network_trains_in_the_plain_form(change, ran):
 @pytest.mark.parametrize("change", [*CHANGES.values(), with_quantised_linears], ids=repr)
 def test_a_changed_network_is_not_deployed(change):
     network = make().eval()
-    change(network.eval())
+    change(network)
+    network.eval()
     image = IMAGE.to(next(network.parameters()).dtype)
     torch.manual_seed(0)
     before, keys = predict(network, image), list(network.state_dict())
-    with pytest.raises(ValueError, match=r"deployed as it was built|eval\(\)") as error:
+    with pytest.raises(ValueError, match="deployed as it was built") as error:
         network.switch_to_deploy()
     assert "\n" not in str(error.value) and not network.deployed
     assert list(network.state_dict()) == keys
