@@ -4,14 +4,15 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu bench campaigns lint format clean
+.PHONY: help setup demo test test-all test-gpu bench campaigns lint format clean
 
 help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
-	@echo "make test      run the tests"
+	@echo "make test      run the tests but for the slow ones (all of them where CI=true)"
+	@echo "make test-all  run all tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
 	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
-	@echo "make campaigns  kill, damage, attack and mislead runs some 1,000 times (more than an hour on 2 cores)"
+	@echo "make campaigns kill, damage, attack and mislead runs some 1,000 times (more than an hour on 2 cores)"
 	@echo "make lint      check the code's style; make format mends most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
@@ -25,9 +26,20 @@ setup:
 demo: setup
 	@$(VENV_PYTHON) demo/run_demo.py
 
+# As many tests at once as there are cores, each with one thread.
+PYTEST := $(VENV_PYTHON) -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal --durations=10
+
+ifeq ($(CI),true)
+test: test-all
+else
 test: setup
-	@echo "Running the tests: 13 to 20 minutes on 2 cores."
-	@$(VENV_PYTHON) -m pytest tests -m "not gpu" $(PYTEST_ARGS)
+	@echo "Running the tests: 3 to 6 minutes on 2 cores."
+	@$(PYTEST) -m "not gpu and not slow" $(PYTEST_ARGS)
+endif
+
+test-all: setup
+	@echo "Running all tests: 6 to 10 minutes on 2 cores."
+	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: setup
 	@$(VENV_PYTHON) -m pytest tests -m gpu $(PYTEST_ARGS)
@@ -38,7 +50,7 @@ bench: setup
 # Each ends with a line that says what it has found, and with an error if anything got through.
 campaigns: setup
 	@for name in kills damage payloads data_faults properties; do \
-	  echo "== $$name"; $(VENV_PYTHON) tests/campaigns/$$name.py || exit 1; done
+	  echo "== $$name"; $(VENV_PYTHON) -m campaigns.$$name || exit 1; done
 
 lint: setup
 	@$(VENV_PYTHON) -m ruff check .

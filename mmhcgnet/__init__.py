@@ -8,13 +8,16 @@ check_dependencies()
 
 from .engine.hooks import (  # noqa: E402
     ChannelsLastHook,
+    ClassOrderHook,
     DataGuardHook,
     DeployHook,
     DropBlockHook,
+    ImageNameHook,
     InterruptHook,
     NonFiniteHook,
     SafeCheckpointHook,
     StrictLoadHook,
+    UntrainedNormHook,
 )
 from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
@@ -23,17 +26,20 @@ from .version import __version__  # noqa: E402
 
 __all__ = [
     "ChannelsLastHook",
+    "ClassOrderHook",
     "DataGuardHook",
     "DeployHook",
     "DropBlockHook",
     "DropoutNeck",
     "HCGNet",
+    "ImageNameHook",
     "InterruptHook",
     "NonFiniteHook",
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "SafeCheckpointHook",
     "StrictLoadHook",
+    "UntrainedNormHook",
     "__version__",
 ]
 

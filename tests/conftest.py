@@ -1,7 +1,15 @@
 import os
 
+# One thread for each process, here and in those that tests start: as many tests run at once as
+# there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import shutil
+import tempfile
+
 import pytest
 import torch
+from helpers.warm import Warm
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 
@@ -10,6 +18,12 @@ from mmhcgnet.engine.configs import ops_lack_the_gpu
 if ops_lack_the_gpu():
     # The tools' tests build detectors: on a CUDA device they would find no ops.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _temporary_files(tmp_path_factory):
+    """What tests and their processes leave in the temporary folder goes with pytest's own."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("tmp"))
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +41,66 @@ def _no_default_scope():
 def _loader_of_mmengine(monkeypatch):
     """``use_safe_loader``, which the tools call, is for the rest of the process."""
     monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Runs scripts as in processes of their own."""
+    with Warm() as process:
+        yield process
+
+
+# --- the last line -------------------------------------------------------------------------------
+
+RAN, LEFT_OUT = pytest.StashKey[set](), pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    config.stash[RAN], config.stash[LEFT_OUT] = set(), 0
+    config.pluginmanager.register(_Ran(config))
+
+
+class _Ran:
+    """Notes what has run, in this process or in those of pytest-xdist."""
+
+    def __init__(self, config):
+        self.ran = config.stash[RAN]
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self.ran.add(nodeid)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if (slow := item.get_closest_marker("slow")) and not slow.kwargs.get("reason"):
+            raise pytest.UsageError(f"{item.nodeid} does not say why it is slow(reason=...)")
+
+
+def pytest_deselected(items):
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        left_out = sum(not item.get_closest_marker("gpu") for item in slow)
+        slow[0].config.stash[LEFT_OUT] = left_out
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["left_out"] = config.stash[LEFT_OUT]
+    elif exitstatus == pytest.ExitCode.INTERRUPTED:
+        # pytest keeps the files of tests that failed; of ones that were cut short nobody wants any.
+        shutil.rmtree(config._tmp_path_factory.getbasetemp(), ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if left_out := getattr(node, "workeroutput", {}).get("left_out"):
+        node.config.stash[LEFT_OUT] = left_out  # every process has collected all tests
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    ran, left_out = len(config.stash.get(RAN, ())), config.stash.get(LEFT_OUT, 0)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if left_out and reporter and not hasattr(config, "workerinput"):
+        reporter.write_line(f"{ran} of {ran + left_out} tests ran; all of them: make test-all")

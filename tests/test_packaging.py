@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,8 +19,8 @@ MIM_FILES = {
     "mmhcgnet/.mim/configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py",
     "mmhcgnet/.mim/tools/train.py",
     "mmhcgnet/.mim/model-index.yml",
-    "mmhcgnet/.mim/configs/metafile_classification.yml",
-    "mmhcgnet/.mim/configs/metafile_detection.yml",
+    "mmhcgnet/.mim/configs/hcgnet/metafile.yml",
+    "mmhcgnet/.mim/configs/mask_rcnn/metafile.yml",
 }
 
 
@@ -166,9 +167,9 @@ def test_a_half_made_environment_is_not_taken_for_one(setup_env, monkeypatch, tm
 
 
 def test_python_version(setup_env):
-    for version in ((3, 10, 0), (3, 11, 7), (3, 12, 1)):
+    for version in ((3, 10, 0), (3, 11, 7), (3, 12, 1), (3, 13, 0)):
         assert setup_env.check_python(version) == []
-    for version in ((3, 9, 18), (3, 13, 0)):
+    for version in ((3, 9, 18), (3, 14, 0)):
         (sentence,) = setup_env.check_python(version)
         assert f"is Python {version[0]}.{version[1]}." in sentence
         assert "make PYTHON=python3.11" in sentence
@@ -220,21 +221,77 @@ def test_a_small_disk_is_named(setup_env, monkeypatch):
     assert "3.2" in sentence and str(ROOT) in sentence
 
 
-@pytest.mark.parametrize("works", [True, False], ids=["good", "stale"])
-def test_mmcv_is_built_anew_when_its_ops_do_not_load(setup_env, monkeypatch, works):
-    installs, checks = [], []
+@pytest.fixture
+def jobs(setup_env, monkeypatch, tmp_path):
+    """The commands that the set-up would run, by turns: each list runs at once."""
+    started = []
+    monkeypatch.setattr(setup_env, "WHEELS", tmp_path)
     monkeypatch.setattr(setup_env, "cuda_environment", dict)
     monkeypatch.setattr(setup_env, "has_cuda", lambda: False)
+    monkeypatch.setattr(setup_env, "Job", lambda command, env=None, log=None: (command, env))
+    monkeypatch.setattr(setup_env, "check", lambda *jobs: started.append(jobs))
+    return started
+
+
+@pytest.mark.parametrize("works", [True, False], ids=["good", "stale"])
+def test_mmcv_is_built_anew_when_its_ops_do_not_load(setup_env, jobs, monkeypatch, works):
     monkeypatch.setattr(setup_env, "succeeds", lambda code: works)
-    monkeypatch.setattr(setup_env, "pip_install", lambda *args, env: installs.append(args))
-    monkeypatch.setattr(setup_env, "check_run", checks.append)
-    setup_env.install_mmcv()
-    assert "--no-cache-dir" not in installs[0]
+    setup_env.install_mm_packages()
+    (((install, _),), *others) = jobs
+    assert "--no-cache-dir" not in install
     if works:
-        assert len(installs) == 1 and not checks
+        assert not others
     else:
-        assert {"--force-reinstall", "--no-cache-dir"} < set(installs[1])
-        assert checks == [[setup_env.PYTHON, "-c", "import mmcv.ops"]]
+        ((rebuild, env),), ((test, _),) = others
+        assert {"--force-reinstall", "--no-cache-dir"} < set(rebuild) and "-g0" in env["CPPFLAGS"]
+        assert test == [setup_env.PYTHON, "-c", "import mmcv.ops"]
+
+
+def test_mmcv_compiles_while_one_other_pip_installs(setup_env, jobs, monkeypatch):
+    monkeypatch.setattr(setup_env, "succeeds", lambda code: False)
+    monkeypatch.setenv("CPPFLAGS", "-DMINE")
+    setup_env.build_mmcv()
+    ((install, _), (build, env)) = jobs.pop()
+    assert "install" in install and not any("onedl-mmcv" in str(part) for part in install)
+    assert "wheel" in build and build[-1].startswith("onedl-mmcv==")
+    # CFLAGS would take the place of Python's own flags, -O3 among them.
+    assert env["CPPFLAGS"] == "-g0 -DMINE" and "CFLAGS" not in env
+    # What is there already is not compiled for nothing.
+    monkeypatch.setattr(setup_env, "succeeds", lambda code: True)
+    setup_env.build_mmcv()
+    assert len(jobs.pop()) == 1
+
+
+@pytest.fixture
+def job(setup_env, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_env, "SCRATCH", tmp_path / "scratch")
+
+    def job(code):
+        return setup_env.Job([sys.executable, "-u", "-c", code], log=tmp_path / "log")
+
+    return job
+
+
+def test_a_job_that_fails_ends_the_other_and_has_the_last_word(setup_env, job):
+    other = job("import time; time.sleep(60)")
+    with pytest.raises(setup_env.SetupError, match="    no space left\n.*run the same command"):
+        setup_env.check(other, job("raise SystemExit('no space left')"))
+    assert other.process.poll() == -signal.SIGTERM
+
+
+def test_of_a_compiler_the_first_error_is_shown(setup_env):
+    lines = [f"[{i}/90] c++ -c {i}.cpp" for i in range(50)]
+    lines += ["nms.cpp:3:10: fatal error: torch/extension.h: No such file or directory"]
+    lines += [f"  File setuptools/{i}.py" for i in range(50)] + ["ERROR: Failed to build"]
+    words = setup_env.last_words("\n".join(lines)).splitlines()
+    assert len(words) < 25 and "torch/extension.h: No such file" in words[0]
+    assert words[-1] == "    ERROR: Failed to build"
+
+
+def test_a_compiler_shows_how_far_it_is(setup_env, job, monkeypatch, capsys):
+    monkeypatch.setattr(setup_env, "ALIVE_SECONDS", 0.2)
+    setup_env.check(job("import time; print('  [3/90] c++ -c nms.cpp'); time.sleep(1)"))
+    assert "still at it after 0 s, MMCV's files compiled: 3/90" in capsys.readouterr().out
 
 
 def test_make_says_when_there_is_no_python():

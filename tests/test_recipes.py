@@ -27,7 +27,7 @@ from torchvision.transforms import functional as TF
 
 from mmhcgnet.models import DropBlock
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs/hcgnet"
 A1, A2, A3 = (
     f"hcgnet-{arch}_1xb128-mixup-sgdr-{epochs}_cifar"
     for arch, epochs in (("a1", "1270e"), ("a2", "2x630e"), ("a3", "2x630e"))
@@ -236,9 +236,26 @@ def test_only_the_released_cifar_recipe_has_dropblock(name):
         paper, released = (MODELS.build(find(name, kind).model) for kind in (False, True))
     assert not any(isinstance(m, DropBlock) for m in paper.modules())
     (layer,) = (m for m in released.modules() if isinstance(m, DropBlock))
-    assert (layer.block_size, layer.drop_prob) == (2, 0.1)
+    assert (layer.block_size, layer.drop_prob, layer.style) == (2, 0.1, "released")
     assert find(name, released=True).custom_hooks == [dict(type="mmhcgnet.DropBlockHook")]
     assert paper.state_dict().keys() == released.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", [f"{A1}10", f"{A2}100", f"{A3}10", B, C])
+def test_only_the_released_recipe_has_pytorchs_initialisation(name):
+    """In the classifier as well: a layer is never drawn again after it was built."""
+    paper, released = (find(name, kind).model for kind in (False, True))
+    assert "weight_init" not in paper.backbone
+    assert (released.backbone.weight_init, released.head.init_cfg) == ("pytorch", None)
+    released.backbone.arch = dict(depths=(1,), growth_rates=(8,))
+    released.head.in_channels = 72
+    model = MODELS.build(released)
+    built = deepcopy(model.state_dict())
+    model.init_weights()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, built[key]), key
+    assert model.head.fc.bias.abs().max() > 0
+    assert model.backbone.stages[0][0].forget_gate.attention.bias.abs().max() > 0
 
 
 # Data

@@ -87,7 +87,8 @@ def test(args: argparse.Namespace) -> None:
     cli.set_work_dir(cfg, args.work_dir)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
     if args.amp:
-        cfg.test_cfg.fp16 = True
+        cli.set_amp_testing(cfg)
+    cli.check_amp_testing(cfg)
     if args.show or args.show_dir:
         cli.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
     if args.deploy:
@@ -106,6 +107,7 @@ def test(args: argparse.Namespace) -> None:
             dump = METRICS.build(dict(type=kind, out_file_path=args.out))
             runner.test_evaluator.metrics.append(dump)
         metrics = runner.test()
+    cli.check_metrics(metrics, runner.test_evaluator.metrics)
     if out_item == "metrics" and is_main_process():
         mmengine.dump(metrics, args.out)
 
@@ -115,12 +117,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.cli.launch import end_distributed
+    from mmhcgnet.cli.launch import distributed_run
     from mmhcgnet.cli.report import report_usage_errors
 
-    with report_usage_errors(args.launcher):
+    with distributed_run(), report_usage_errors(args.launcher):
         test(args)
-        end_distributed()
 
 
 if __name__ == "__main__":

@@ -111,12 +111,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.cli.launch import end_distributed
+    from mmhcgnet.cli.launch import distributed_run
     from mmhcgnet.cli.report import report_usage_errors
 
-    with report_usage_errors(args.launcher):
+    with distributed_run(), report_usage_errors(args.launcher):
         train(args)
-        end_distributed()
 
 
 if __name__ == "__main__":

@@ -96,9 +96,15 @@ CIFAR = (
     CifarEntry("PNASNet", 53.0, None, 16.70),
     CifarEntry("ENASNet", 4.6, 3.54, 19.43),
     CifarEntry("ENASNet", 52.7, None, 16.44),
-    CifarEntry("HCGNet-A1", None, 3.15, 18.13, "hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}.py"),
-    CifarEntry("HCGNet-A2", None, 2.29, 16.54, "hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}.py"),
-    CifarEntry("HCGNet-A3", None, 2.14, 15.96, "hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}.py"),
+    CifarEntry(
+        "HCGNet-A1", None, 3.15, 18.13, "hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}.py"
+    ),
+    CifarEntry(
+        "HCGNet-A2", None, 2.29, 16.54, "hcgnet/hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}.py"
+    ),
+    CifarEntry(
+        "HCGNet-A3", None, 2.14, 15.96, "hcgnet/hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}.py"
+    ),
 )
 
 _RESNET = "mmpretrain::resnet/resnet{}_8xb32_in1k.py"
@@ -140,8 +146,12 @@ IMAGENET = (
     ImageNetEntry("WideResNet-18+SE", 46.0, None, 24.9, 7.7),
     ImageNetEntry("AOGNet-12M", 11.9, 2.4, 22.3, 6.1),
     ImageNetEntry("AOGNet-40M", 40.3, 8.9, 19.8, 4.9),
-    ImageNetEntry("HCGNet-B", 12.9, 2.0, 21.5, 5.9, "hcgnet-b_2xb128-mixup-lbs-sgdr-630e_in1k.py"),
-    ImageNetEntry("HCGNet-C", 42.2, 7.1, 19.5, 4.8, "hcgnet-c_2xb128-mixup-lbs-sgdr-630e_in1k.py"),
+    ImageNetEntry(
+        "HCGNet-B", 12.9, 2.0, 21.5, 5.9, "hcgnet/hcgnet-b_2xb128-mixup-lbs-sgdr-630e_in1k.py"
+    ),
+    ImageNetEntry(
+        "HCGNet-C", 42.2, 7.1, 19.5, 4.8, "hcgnet/hcgnet-c_2xb128-mixup-lbs-sgdr-630e_in1k.py"
+    ),
 )
 
 _MASK_RCNN = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
@@ -151,7 +161,7 @@ COCO = (
     CocoEntry("AOGNet-12M-FPN", 31.2, None, 38.0, 59.8, 41.3, 34.6, 56.6, 36.4),
     CocoEntry(
         *("HCGNet-B-FPN", 32.1, 230.4, 38.3, 60.6, 41.3, 35.2, 57.5, 37.1),
-        config="mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
+        config="mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
     ),
 )
 

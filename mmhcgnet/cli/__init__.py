@@ -16,11 +16,14 @@ from mmhcgnet.errors import UsageError
 from .converters import add_output_arguments, convert_file, make_parser
 from .default_hooks import set_guards
 from .deploy import deploy_file
-from .launch import end_distributed, launched_rank, prepare_distributed
+from .launch import distributed_run, launched_rank, prepare_distributed
 from .options import (
+    check_amp_testing,
     check_amp_training,
+    check_metrics,
     decide_out_item,
     drop_validation,
+    set_amp_testing,
     set_amp_training,
     set_auto_scale_lr,
     set_deploy,
@@ -34,10 +37,12 @@ from .resume import drop_pretrained, set_resume
 __all__ = [
     "UsageError",
     "add_output_arguments",
+    "check_amp_testing",
     "check_amp_training",
     "check_checkpoint",
     "check_data",
     "check_frozen_backbone",
+    "check_metrics",
     "check_ops",
     "check_pretrained_files",
     "check_sections",
@@ -47,13 +52,14 @@ __all__ = [
     "deploy_file",
     "drop_pretrained",
     "drop_validation",
-    "end_distributed",
+    "distributed_run",
     "explain_misspelt_types",
     "launched_rank",
     "load_config",
     "make_parser",
     "prepare_distributed",
     "report_usage_errors",
+    "set_amp_testing",
     "set_amp_training",
     "set_auto_scale_lr",
     "set_dataloader_defaults",

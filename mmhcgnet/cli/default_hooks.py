@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
+from mmhcgnet.type_names import type_name
+
 # Under these names in default_hooks.
 _HOOKS = dict(
-    strict_load="mmhcgnet.StrictLoadHook",
-    data_guard="mmhcgnet.DataGuardHook",
-    non_finite="mmhcgnet.NonFiniteHook",
-    interrupt="mmhcgnet.InterruptHook",
+    strict_load="StrictLoadHook",
+    data_guard="DataGuardHook",
+    non_finite="NonFiniteHook",
+    interrupt="InterruptHook",
+    class_order="ClassOrderHook",
+    untrained_norm="UntrainedNormHook",
 )
 # MMEngine's own types and ours that do the same and more.
 _CHECKPOINT = dict(CheckpointHook="mmhcgnet.SafeCheckpointHook")
@@ -36,28 +40,22 @@ def set_guards(cfg: Config, replaced: list[str] | None = None) -> None:
             when ``load_from`` gives weights to the rest (``--replace``).
     """
     # A ConfigDict keeps copies: what it is given is not what it holds.
-    cfg.setdefault("default_hooks", {})
+    cfg.default_hooks = cfg.get("default_hooks") or {}
     hooks = cfg.default_hooks
     custom = cfg.get("custom_hooks") or []
     for name, kind in _HOOKS.items():
-        if all(_name(hook) != kind for hook in custom):
-            hooks.setdefault(name, dict(type=kind))
+        if all(type_name(hook) != kind for hook in custom):
+            hooks.setdefault(name, dict(type=f"mmhcgnet.{kind}"))
     hooks.setdefault("checkpoint", dict(type="CheckpointHook"))
     checkpoint = hooks.checkpoint
     if checkpoint is not None:
-        checkpoint["type"] = _CHECKPOINT.get(_name(checkpoint), checkpoint["type"])
+        checkpoint["type"] = _CHECKPOINT.get(type_name(checkpoint), checkpoint["type"])
     loop = cfg.get("train_cfg")
     if loop is not None:
         by_epoch = loop.pop("by_epoch", True)
         loop.setdefault("type", "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop")
-        loop["type"] = _LOOPS.get(_name(loop), loop["type"])
+        loop["type"] = _LOOPS.get(type_name(loop), loop["type"])
     if replaced:
         for hook in [*hooks.values(), *custom]:
-            if _name(hook) == _HOOKS["strict_load"]:
+            if type_name(hook) == _HOOKS["strict_load"]:
                 hook["replaced"] = list(replaced)
-
-
-def _name(node: dict | None) -> str:
-    """The type of a hook or loop as configs write it, a class by its name."""
-    kind = (node or {}).get("type", "")
-    return kind if isinstance(kind, str) else kind.__name__

@@ -6,12 +6,16 @@ import datetime
 import gc
 import os
 import subprocess
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
 from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
 # Launcher -> where it puts the rank, the number of processes and the rank on this machine.
@@ -61,16 +65,41 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     cfg.model_wrapper_cfg = wrapper
 
 
-def end_distributed() -> None:
-    """Leave the process group, if there is one, at the end of a run.
+@contextmanager
+def distributed_run() -> Iterator[None]:
+    """Leave the process group, if there is one, however the run in this context ends.
 
-    A process that ends without leaving it may abort instead: gloo's threads are then still there
-    ("terminate called without an active exception"). To be called when nobody holds the Runner
-    any more: its model in DDP goes first, as that uses the group.
+    The model in DDP has to go before the group does. Its reducer holds the group; where it is the
+    last to do so, it ends gloo's thread while it holds Python's lock, for which that thread may be
+    waiting: the process would stand still for ever. So the run is a function that has returned, or
+    raised an exception, whose frames are emptied here. Not to leave the group is no way out:
+    gloo's threads would be there at Python's end ("terminate called without an active exception").
+
+    After a failure on GPUs the group stays, as NCCL might wait for the other processes.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # Runner, loops and model hold each other
-        distributed.destroy_process_group()
+    failed = True
+    try:
+        yield
+        failed = False
+    except BaseException as error:
+        _empty_frames(error)
+        raise
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            gc.collect()  # Runner, loops and model hold each other
+            if not failed or distributed.get_backend() == "gloo":
+                distributed.destroy_process_group()
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Free the local variables that a traceback holds, and those of the errors that led to it."""
+    pending, seen = [error], set()
+    while pending:
+        error = pending.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            traceback.clear_frames(error.__traceback__)
+            pending += [error.__cause__, error.__context__]
 
 
 def _init_gloo(cfg: Config) -> None:
@@ -105,9 +134,7 @@ def _refuse_sync_norms(cfg: Config) -> None:
 
 def _sync_norm_keys(node: object, key: str) -> list[str]:
     if isinstance(node, dict):
-        kind = node.get("type", "")
-        name = kind if isinstance(kind, str) else kind.__name__
-        own = [key] if name.rpartition(".")[2] in _SYNC_NORMS else []
+        own = [key] if type_name(node) in _SYNC_NORMS else []
         children = node.items()
     elif isinstance(node, list | tuple):
         own, children = [], enumerate(node)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.evaluator import BaseMetric
 
 from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -26,8 +29,8 @@ def set_amp_training(cfg: Config) -> None:
     """
     if get_device() == "cpu":
         raise UsageError("--amp trains on a GPU only, and none is there: leave --amp out.")
-    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ("", "OptimWrapper", "AmpOptimWrapper"):
         raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
@@ -39,10 +42,40 @@ def check_amp_training(cfg: Config) -> None:
     Raises:
         UsageError: If there is none.
     """
-    if cfg.optim_wrapper.get("type") == "AmpOptimWrapper" and get_device() == "cpu":
+    if type_name(cfg.optim_wrapper) == "AmpOptimWrapper" and get_device() == "cpu":
         raise UsageError(
             f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and none is "
             "there: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
+        )
+    _check_amp_detection(cfg, "val_cfg")
+
+
+def set_amp_testing(cfg: Config) -> None:
+    """Test in mixed precision (``--amp``).
+
+    Raises:
+        UsageError: If there is no accelerator for a detector, whose boxes MMCV's ops on a CPU take
+            in single precision alone.
+    """
+    cfg.test_cfg.fp16 = True
+    _check_amp_detection(cfg, "test_cfg", "leave --amp out, or ")
+
+
+def check_amp_testing(cfg: Config) -> None:
+    """Check that a detector that its config tests in mixed precision has a GPU to do so.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    _check_amp_detection(cfg, "test_cfg")
+
+
+def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:
+    detection = cfg.get("default_scope") == "mmdet"
+    if detection and (cfg.get(section) or {}).get("fp16") and get_device() == "cpu":
+        raise UsageError(
+            "A detector runs in mixed precision on a GPU only, and none is there: "
+            f"{advice}pass --cfg-options {section}.fp16=False."
         )
 
 
@@ -58,6 +91,37 @@ def set_auto_scale_lr(cfg: Config) -> None:
             "the images a step over all GPUs for which the learning rate is meant."
         )
     cfg.auto_scale_lr.enable = True
+
+
+def _drop_mask_head(cfg: Config) -> None:
+    """Let a detector without its mask head load the checkpoint of one that has it."""
+    if cfg.model.roi_head.mask_head is None:
+        hooks = cfg.default_hooks = cfg.get("default_hooks") or {}
+        hook = hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+        if hook is not None:
+            cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
+
+
+def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:
+    """Check that a test has measured something.
+
+    Args:
+        metrics: What it returned.
+        evaluated: What was to measure; some write predictions and no more.
+
+    Raises:
+        UsageError: If there are no metrics.
+    """
+    writers = [
+        getattr(metric, "format_only", False) or type(metric).__name__.startswith("Dump")
+        for metric in evaluated
+    ]
+    if not metrics and not all(writers):
+        raise UsageError(
+            "The test gave no metrics: the model has predicted nothing in any image. Test a "
+            "checkpoint that was trained for longer, or lower the score that predictions need "
+            "(score_thr in the model's test_cfg)."
+        )
 
 
 def decide_out_item(out: str | None, out_item: str | None) -> str | None:
@@ -97,12 +161,13 @@ def set_visualization(
 ) -> None:
     """Draw the predictions of a test (``--show``, ``--show-dir``).
 
-    MMDetection writes into ``<work dir>/<time>/<show dir>`` and draws every image.
+    MMDetection writes into ``<work dir>/<time>/<show dir>`` and draws every image. Images of equal
+    names in several folders are drawn into folders, too.
 
     Raises:
         UsageError: If the config has no hook that draws.
     """
-    hook = cfg.get("default_hooks", {}).get("visualization")
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
     if hook is None:
         raise UsageError(
             "--show and --show-dir need default_hooks.visualization in the config, a "
@@ -114,6 +179,8 @@ def set_visualization(
         hook.update(
             enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=interval
         )
+    if show_dir:
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmhcgnet.ImageNameHook")]
 
 
 def set_deploy(cfg: Config) -> None:
@@ -123,7 +190,7 @@ def set_deploy(cfg: Config) -> None:
     has saved as ``state_dict`` are the averaged weights already.
     """
     hooks = cfg.get("custom_hooks") or []
-    kept = [hook for hook in hooks if not str(hook.get("type")).endswith("EMAHook")]
+    kept = [hook for hook in hooks if not type_name(hook).endswith("EMAHook")]
     cfg.custom_hooks = [*kept, dict(type="mmhcgnet.DeployHook")]
 
 
@@ -136,10 +203,13 @@ def set_test_time_augmentation(cfg: Config) -> None:
         UsageError: If the toolbox cannot draw the images or merge what the model predicts.
     """
     detection = cfg.get("default_scope") == "mmdet"
-    if not detection and cfg.get("default_hooks", {}).get("visualization", {}).get("enable"):
+    drawing = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    if not detection and drawing.get("enable"):
         raise UsageError(
             "MMPretrain cannot draw augmented images: with --tta leave --show and --show-dir out."
         )
+    if detection and "mask_head" in (cfg.model.get("roi_head") or {}):
+        _drop_mask_head(cfg)
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset

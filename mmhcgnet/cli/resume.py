@@ -12,8 +12,8 @@ from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.newest import EVERY, find_newest, name_pattern
 from mmhcgnet.checkpoints.sources import hand_over
 from mmhcgnet.errors import MissingFileError, UsageError
-from mmhcgnet.models.pretrained import PRETRAINED
 from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
 
 from .launch import launched_rank
 
@@ -91,6 +91,6 @@ def drop_pretrained(model: nn.Module) -> None:
         if not init_cfg:
             continue
         entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-        kept = [cfg for cfg in entries if cfg["type"] not in PRETRAINED]
+        kept = [cfg for cfg in entries if type_name(cfg) != "Pretrained"]
         if len(kept) < len(entries):
             module.init_cfg = kept or None

@@ -104,7 +104,9 @@ def write_broden(
         row = dict(image=name, split="val", ih=height, iw=width, sh=size[0], sw=size[1])
         maps = dict(color=[name_colours(small)], object=_object_maps(coco, key, numbers, size))
         for category, planes in maps.items():
-            files = [f"{name}_{category}{i}.png" for i in range(len(planes))]
+            # A semicolon separates maps.
+            stem = name.replace("%", "%25").replace(";", "%3B") if ";" in name else name
+            files = [f"{stem}_{category}{i}.png" for i in range(len(planes))]
             for file, plane in zip(files, planes, strict=True):
                 _write_map(root / "images" / file, plane)
             row[category] = ";".join(files)

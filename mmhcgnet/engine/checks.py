@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
@@ -10,6 +12,7 @@ from mmhcgnet.checkpoints.sources import open_ahead
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
 
 from .configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 
@@ -64,7 +67,7 @@ def check_pretrained_files(model: ConfigDict) -> None:
         UsageError: If one is in the authors' own layout or cannot be read.
     """
     for node in nested_dicts(model):
-        if str(node.get("type")) in ("Pretrained", "PretrainedInit") and node.get("checkpoint"):
+        if type_name(node) == "Pretrained" and node.get("checkpoint"):
             try:
                 check_pretrained_path(node["checkpoint"])
             except FileNotFoundError as error:
@@ -80,20 +83,35 @@ def check_frozen_backbone(cfg: Config) -> None:
         UsageError: If nothing does.
         PretrainedMismatchError: If a local ``load_from`` lacks a tensor of the backbone.
     """
-    backbone = cfg.model.get("backbone") or {}
-    frozen = backbone.get("frozen_stages", -1)
-    if not str(backbone.get("type")).endswith("HCGNet") or frozen < 0:
-        return
-    if any(str(node.get("type")).startswith("Pretrained") for node in nested_dicts(backbone)):
-        return
     path = cfg.get("load_from")
-    if not path:
-        raise UsageError(
-            f"The config freezes a part of the backbone (frozen_stages={frozen}) to which nothing "
-            "gives weights: pass --cfg-options load_from=PATH, name weights in "
-            "model.backbone.init_cfg, or train all of it with model.backbone.frozen_stages=-1."
-        )
-    if is_local(path):
-        with torch.device("meta"):
-            network = MODELS.build(backbone)
-        check_covers(network, open_ahead(path).weights, path, "backbone.")
+    for key, backbone in _without_weights(cfg.model, "model"):
+        frozen = backbone.get("frozen_stages", -1)
+        if frozen < 0:
+            continue
+        if not path:
+            raise UsageError(
+                f"The config freezes a part of the backbone ({key}.frozen_stages={frozen}) to "
+                "which nothing gives weights: pass --cfg-options load_from=PATH, name weights in "
+                f"{key}.init_cfg, or train all of it from scratch, its norms included, with "
+                f"{key}.frozen_stages=-1 {key}.norm_eval=False."
+            )
+        # What is nested may have another name in the checkpoint, as which its loading checks it.
+        if is_local(path) and key == "model.backbone":
+            with torch.device("meta"):
+                network = MODELS.build(backbone)
+            check_covers(network, open_ahead(path).weights, path, "backbone.")
+
+
+def _without_weights(node: object, key: str) -> Iterator[tuple[str, dict]]:
+    """The configs of HCGNets that are not in anything which is initialised from a file."""
+    if isinstance(node, list | tuple):
+        for i, child in enumerate(node):
+            yield from _without_weights(child, f"{key}.{i}")
+    elif isinstance(node, dict):
+        init_cfg = node.get("init_cfg")
+        if any(type_name(init) == "Pretrained" for init in nested_dicts(init_cfg)):
+            return
+        if type_name(node) == "HCGNet":
+            yield key, node
+        for name, child in node.items():
+            yield from _without_weights(child, f"{key}.{name}")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import textwrap
 import traceback
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmhcgnet._compat import install_command
 from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
+from mmhcgnet.type_names import type_name
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -81,13 +83,19 @@ def toolbox_missing(config: str, package: str) -> UsageError:
     )
 
 
+def hcgnets(cfg: Config) -> list[dict]:
+    """The configs of all HCGNets in a model, in whatever they are nested."""
+    return [node for node in nested_dicts(cfg.model) if type_name(node) == "HCGNet"]
+
+
 def has_hcgnet(cfg: Config) -> bool:
-    return str((cfg.model.get("backbone") or {}).get("type")).endswith("HCGNet")
+    """Tell whether a config builds an HCGNet."""
+    return bool(hcgnets(cfg))
 
 
 def has_deployed_hcgnet(cfg: Config) -> bool:
     """Tell whether a config builds an HCGNet in the deployed form."""
-    return has_hcgnet(cfg) and bool(cfg.model.backbone.get("deploy"))
+    return any(node.get("deploy") for node in hcgnets(cfg))
 
 
 def ops_lack_the_gpu() -> bool:
@@ -114,7 +122,7 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
 
     Args:
         path: The config file.
-        cfg_options: ``key=value`` texts as they were typed.
+        cfg_options: ``key=value`` strings as they were typed; see :func:`parse_value`.
 
     Raises:
         UsageError: If the file or one of its bases cannot be read, the package of a base is not
@@ -131,15 +139,16 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         place = _failed_place(error, path)
         raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
     options = {}
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs=1, action=DictAction)
     for option in cfg_options or []:
-        if "=" not in option:
+        key, equals, text = option.partition("=")
+        if not equals:
             raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
         try:
-            options |= parser.parse_args(["--cfg-options", option]).cfg_options
-        except AssertionError as error:
-            raise UsageError(f"The brackets in --cfg-options {option} do not match.") from error
+            options[key.strip()] = parse_value(text)
+        except ValueError as error:
+            raise UsageError(
+                f"The brackets or quotes in --cfg-options {option} do not match."
+            ) from error
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
@@ -147,7 +156,73 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         raise UsageError(
             f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
         ) from error
+    _expand_home(cfg)
     return cfg
+
+
+def parse_value(text: str) -> Any:
+    """Turn the value of a ``--cfg-options`` into what a config would hold.
+
+    Numbers, ``True``, ``False`` and ``None`` are what they say, ``[...]``, ``(...)`` and values
+    separated by commas are lists and tuples, and all else is a string, which keeps its spaces.
+    What stands in quotes is a string as it is, unless it is brackets.
+
+    Raises:
+        ValueError: If brackets or quotes do not match.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0] and text[0] not in text[1:-1]:
+        inner = text[1:-1]
+        return parse_value(inner) if inner.strip()[:1] in ("[", "(") else inner
+    for begin, end, kind in (("[", "]", list), ("(", ")", tuple)):
+        if text.startswith(begin) and text.endswith(end):
+            return kind(map(parse_value, _split(text[1:-1])))
+    parts = _split(text)
+    return [parse_value(part) for part in parts] if "," in text and parts != [text] else _word(text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets or quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        # Within a word, as in don't, it is an apostrophe.
+        elif character in "\"'" and not text[start:i].strip(" (["):
+            quote = character
+        elif character in "[(":
+            depth += 1
+        elif character in "])":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth or quote:
+        raise ValueError(text)
+    return [*parts, text[start:]] if text[start:].strip() else parts
+
+
+def _word(text: str) -> Any:
+    constants = {"none": None, "true": True, "false": False}
+    if text in ("None", "True", "False") or text.lower() in ("true", "false"):
+        return constants[text.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            # Python would read 2024_01, a folder's name, as a number.
+            return kind(text) if "_" not in text else text
+    return text
+
+
+def _expand_home(node: Any) -> None:
+    """Put the home folder in place of a ``~`` that paths begin with.
+
+    MMEngine does so for some paths and not for others, such as those of evaluators.
+    """
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(value, str) and value.startswith("~/") and not isinstance(node, tuple):
+            node[key] = os.path.expanduser(value)
+        elif isinstance(value, dict | list | tuple):
+            _expand_home(value)
 
 
 def _failed_place(error: Exception, path: str) -> str:

@@ -16,6 +16,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmhcgnet.errors import PretrainedMismatchError
+from mmhcgnet.type_names import type_name
 from mmhcgnet.weights import (
     explain_official,
     faults,
@@ -24,8 +25,6 @@ from mmhcgnet.weights import (
     official_layout,
     strip_module,
 )
-
-PRETRAINED = ("Pretrained", "PretrainedInit")
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def pretrained(backbone: nn.Module) -> Iterator[None]:
     """
     init_cfg = None if backbone.is_init else backbone.init_cfg  # a second time, nothing happens
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg] if init_cfg else []
-    named = [cfg for cfg in entries if cfg["type"] in PRETRAINED]
+    named = [cfg for cfg in entries if type_name(cfg) == "Pretrained"]
     read = [(cfg["checkpoint"], _read(backbone, cfg)) for cfg in named]
     backbone.init_cfg, init_cfg = [cfg for cfg in entries if cfg not in named], backbone.init_cfg
     try:
@@ -116,7 +115,7 @@ def check_pretrained_path(path: str) -> None:
         raise FileNotFoundError(
             f"The pretrained backbone weights {path} are not there: convert the authors' with "
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "
-            "configs/hcgnet-*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
+            "configs/hcgnet/*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "
-            "with configs/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py."
+            "with configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py."
         )

@@ -27,7 +27,7 @@ from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
-DETECTOR = str(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
+DETECTOR = str(compare.config_path("mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
 
 
 def workload(model, task="train", batch_size=2, size=(8, 12), **kwargs):
@@ -215,7 +215,7 @@ def test_models_by_name():
     assert build(f"{SMALL}:deploy").deployed
     assert build("torchvision:resnet18:num_classes=7").fc.out_features == 7
     assert len(build("mmpretrain.ResNet:depth=18").layer1) == 2
-    config = compare.config_path("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py")
+    config = compare.config_path("hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py")
     assert build(f"{config}:with_cp").backbone.with_cp
     assert build(f"{config}:backbone:deploy").deployed
     assert build(f"{config}:model.head.num_classes=3").head.fc.out_features == 3
@@ -238,7 +238,7 @@ def test_models_by_name():
         ("mmpretrain.ResNet:depth=51", "invalid depth 51"),
         ("mmpretrain.ResNt", "did you mean mmpretrain.ResNet"),
         ("nothing.py", "The config nothing.py does not exist"),
-        (f"{DETECTOR}:compile", "add :backbone"),
+        pytest.param(f"{DETECTOR}:compile", "add :backbone", id="detector:compile"),
     ],
 )
 def test_mistakes_in_a_name_get_one_sentence(name, sentence):

@@ -18,7 +18,8 @@ SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 
 
 def small_detector():
-    cfg = Config.fromfile(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
+    name = "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+    cfg = Config.fromfile(compare.config_path(name))
     cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
     cfg.model.neck.in_channels = [72, 44, 30, 23]
     return build_model(cfg)

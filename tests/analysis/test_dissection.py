@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from planted import LABELS, write_broden, write_map
+from helpers.planted import LABELS, write_broden, write_map
 
 from mmhcgnet.analysis.dissection import units as dissection
 from mmhcgnet.analysis.dissection.units import Dissection, LargestValues, describe

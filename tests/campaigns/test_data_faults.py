@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from data_faults import FAULTS, HARMLESS, Campaign
-from warm import Warm
+
+from campaigns.data_faults import FAULTS, HARMLESS, Campaign
 
 # Found at the start, in the main process, in a worker, and not at all.
 CHOSEN = [
@@ -21,9 +21,8 @@ CHOSEN = [
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
-    with Warm() as warm:
-        yield Campaign(warm, tmp_path_factory.mktemp("data_faults"))
+def campaign(warm, tmp_path_factory):
+    return Campaign(warm, tmp_path_factory.mktemp("data_faults"))
 
 
 @pytest.mark.parametrize("task, name, phase", CHOSEN)

@@ -3,15 +3,16 @@
 import random
 from types import SimpleNamespace
 
-import kills
 import pytest
 import torch
 from mmengine.runner.checkpoint import save_checkpoint
 
+from campaigns import kills
 
-def test_killed_runs_lose_nothing_and_resume():
+
+def test_killed_runs_lose_nothing_and_resume(warm):
     setting = "keep 1 and the best"
-    line, good = kills.run(2, settings={setting: kills.SETTINGS[setting]})
+    line, good = kills.run(warm, 2, settings={setting: kills.SETTINGS[setting]})
     assert good, line
     assert line.startswith("kills: 2 (1 anywhere, 1 in a save")
 

@@ -1,18 +1,14 @@
 """A small part of the campaign: each kind is alive and refused, and each way in refuses one."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from campaigns.payloads import PAYLOADS, bites, prepare, read_in_threads
 from mmhcgnet.checkpoints import read_checkpoint
 from mmhcgnet.errors import UsageError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from payloads import PAYLOADS, bites, prepare, read_in_threads
 
 losses = HistoryBuffer([1.5], [1])
 GENUINE = dict(
@@ -39,10 +35,6 @@ def test_a_malicious_file_runs_nothing(tmp_path, kind):
     assert not mark.exists()
 
 
-def test_threads_do_not_meet(tmp_path):
-    assert read_in_threads(tmp_path, reads=10) == []
-
-
 @pytest.fixture(autouse=True)
 def histories(monkeypatch):
     """A payload may replace the functions of all histories where it is read without guard."""
@@ -50,9 +42,13 @@ def histories(monkeypatch):
     monkeypatch.setattr(HistoryBuffer, "_statistics_methods", methods)
 
 
+def test_threads_do_not_meet(tmp_path):
+    assert read_in_threads(tmp_path, reads=10) == []
+
+
 @pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    with prepare(tmp_path_factory.mktemp("payloads")) as case:
+def case(warm, tmp_path_factory):
+    with prepare(warm, tmp_path_factory.mktemp("payloads")) as case:
         yield case
 
 

@@ -377,7 +377,9 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, share, legacy):
 
 
 @pytest.mark.parametrize(
-    "content", [b"<html>404</html>", b"{}", b"\x80\x02.", os.urandom(100), pickle.dumps({"a": 1})]
+    "content",
+    [b"<html>404</html>", b"{}", b"\x80\x02.", os.urandom(100), pickle.dumps({"a": 1})],
+    ids=["html", "json", "empty", "random", "dict"],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, content, suffix):

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from official import (
+from helpers.official import (
     DETECTOR_CLASSES,
     OfficialDetectionBackbone,
     classifier_shapes,
@@ -15,10 +12,13 @@ from official import (
     random_weights,
     zero_weights,
 )
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 from mmhcgnet.convert import LayoutError, official_to_mmdet
 
-CONFIG = Path(__file__).parents[2] / "configs/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py"
+CONFIG = Path(__file__).parents[2] / "configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py"
 CLASS_LAYERS = ("bbox_head.fc_cls", "bbox_head.fc_reg", "mask_head.conv_logits")
 
 

@@ -100,14 +100,7 @@ if __name__ == "__main__":
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from campaigns.warm import Warm  # noqa: E402
 from PIL import Image  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def warm():
-    with Warm() as process:
-        yield process
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from helpers.reference import TINY_CIFAR, make_arch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
-from reference import TINY_CIFAR, make_arch
 
 from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
@@ -143,13 +143,14 @@ def build(folder, kind, workers=0, ema=False, hooks=(), model=None, resume=None,
         train_cfg=dict(type=loop, **length),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True)),
         param_scheduler=[
-            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5),
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="MultiStepLR", by_epoch=kind == "epoch", milestones=[2], gamma=0.5),
+            dict(type="CosineAnnealingLR", by_epoch=False, T_max=9),
         ],
         # A seed of its own is not given again: the checkpoint has it.
         randomness=dict(seed=None if resume else 7),
         default_hooks=dict(checkpoint=None, logger=None),
-        custom_hooks=[*hooks, note := Note()],
+        custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), *hooks, note := Note()],
         # Runners of one name share their message hub.
         experiment_name=f"run{next(_number)}",
         log_level="WARNING",

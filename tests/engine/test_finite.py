@@ -1,13 +1,12 @@
 """A loss or a gradient that is NaN or infinite: nothing takes it in, and one sentence says so."""
 
 import re
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers.processes import run_processes
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
@@ -346,14 +345,6 @@ def one_bad_process(y):
 
 
 def work(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
     one_bad_process.iteration = 0
     model = MMDistributedDataParallel(Model(one_bad_process))
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
@@ -369,11 +360,10 @@ def work(rank, folder):
     except NonFiniteError as stop:
         error = str(stop)
     torch.save(dict(error=error, weights=model.module.state_dict()), f"{folder}/rank{rank}.pth")
-    dist.destroy_process_group()
 
 
-def test_all_processes_stop_in_the_same_iteration(tmp_path):
-    mp.spawn(work, args=(str(tmp_path),), nprocs=2)
+def test_all_processes_stop_in_the_same_iteration(warm, tmp_path):
+    run_processes(warm, work, tmp_path)
     results = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
     assert "in a loss or a gradient of another process: " in results[0]["error"]
     assert "in the loss (loss_aux=nan): " in results[1]["error"]

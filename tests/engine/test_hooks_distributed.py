@@ -1,12 +1,10 @@
 """Two processes: the backbone computes in channels last and the gradients stay the same."""
 
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from helpers.processes import run_processes
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from torch import Tensor, nn
 
@@ -42,14 +40,6 @@ def backward(model: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
     classifier, images, labels = make()
     seen = []
     classifier.backbone.stages[0].register_forward_hook(
@@ -66,13 +56,12 @@ def work(rank: int, folder: str) -> None:
         backward(model, images[half], labels[half])
     gradients = {name: p.grad.contiguous() for name, p in classifier.named_parameters()}
     torch.save(dict(gradients=gradients, seen=seen), f"{folder}/rank{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[dict]:
+def results(warm, tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
+    run_processes(warm, work, folder)
     return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
 
 

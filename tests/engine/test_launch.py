@@ -1,5 +1,6 @@
 import os
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmhcgnet.cli import launch
-from mmhcgnet.cli.launch import end_distributed, prepare_distributed
+from mmhcgnet.cli.launch import distributed_run, prepare_distributed
 from mmhcgnet.errors import UsageError
 
 
@@ -103,7 +104,8 @@ def test_synchronised_norms_train_on_gpus_only(started):
 
 
 def test_a_run_of_one_process_has_nothing_to_leave():
-    end_distributed()
+    with distributed_run():
+        pass
     assert not distributed.is_initialized()
 
 
@@ -115,20 +117,57 @@ class Run:
         self.loop = dict(runner=self)
 
 
-def test_the_model_is_gone_when_the_group_is_left(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "backend, end, leaves",
+    [
+        ("gloo", None, True),
+        ("gloo", SystemExit(143), True),  # a signal
+        ("gloo", KeyboardInterrupt(), True),
+        ("gloo", RuntimeError(), True),
+        ("nccl", None, True),
+        ("nccl", RuntimeError(), False),
+    ],
+)
+def test_the_model_is_gone_when_the_group_is_left(tmp_path, monkeypatch, backend, end, leaves):
+    """Whether the run ends in peace or with an exception, whose frames and causes hold it."""
     distributed.init_process_group(
         "gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
     )
-    run = Run()
-    run.model(torch.ones(1, 2)).sum().backward()
-    model = weakref.ref(run.model)
-    del run
-    destroy, seen = distributed.destroy_process_group, []
+    models, alive = [], []
 
-    def note_destroy():
-        seen.append(model())
+    def fail(run):
+        raise end
+
+    def train():
+        run = Run()
+        run.model(torch.ones(1, 2)).sum().backward()
+        models.append(weakref.ref(run.model))
+        if end is not None:
+            try:
+                fail(run)
+            except BaseException as error:
+                # As report_usage_errors does.
+                raise type(end)(2) from error
+
+    destroy = distributed.destroy_process_group
+    monkeypatch.setattr(
+        launch.distributed, "destroy_process_group", lambda: alive.append(models[0]())
+    )
+    monkeypatch.setattr(launch.distributed, "get_backend", lambda: backend)
+    try:
+        with pytest.raises(BaseException) if end else nullcontext(), distributed_run():
+            train()
+        assert models[0]() is None
+        assert alive == ([None] if leaves else [])
+    finally:
         destroy()
 
-    monkeypatch.setattr(launch.distributed, "destroy_process_group", note_destroy)
-    end_distributed()
-    assert seen == [None] and not distributed.is_initialized()
+
+@pytest.mark.parametrize(
+    "launcher, variable", [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("none", "RANK")]
+)
+def test_the_rank_before_the_group_is_there(monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    assert launch.launched_rank(launcher) == 0
+    monkeypatch.setenv(variable, "3")
+    assert launch.launched_rank(launcher) == (0 if launcher == "none" else 3)

@@ -55,7 +55,7 @@ def test_out_refuses_what_it_cannot_write(out, out_item):
 
 
 def test_a_config_in_mixed_precision_says_how_to_do_without(monkeypatch):
-    cfg = Config.fromfile(CONFIGS / "hcgnet-b_2xb128-amp-mixup-lbs-cosine-100e_in1k.py")
+    cfg = Config.fromfile(CONFIGS / "hcgnet/hcgnet-b_2xb128-amp-mixup-lbs-cosine-100e_in1k.py")
     monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
     check_amp_training(cfg)
     monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")

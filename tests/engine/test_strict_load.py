@@ -6,13 +6,13 @@ import uuid
 
 import pytest
 import torch
+from helpers.official import classifier_shapes, zero_weights
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.runner import Runner
 from mmpretrain.engine import EMAHook as MMPretrainEMAHook
-from official import classifier_shapes, zero_weights
 from torch import nn
 
 from mmhcgnet.engine.hooks.strict_load_hook import StrictLoadHook

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from helpers.processes import run_processes
 from torch import nn
 
 from mmhcgnet.models import HCGNet
@@ -65,16 +65,16 @@ def run_small():
     return train(SMALL, batch=4, size=(32, 40), steps=50)
 
 
-def work(rank, path):
-    Path(path).write_text(json.dumps(run_small()))  # JSON keeps every bit of a number
+def work(rank, folder):
+    Path(folder, "losses.json").write_text(json.dumps(run_small()))  # JSON keeps every bit
 
 
-def test_two_runs_have_the_same_losses_bit_by_bit(tmp_path):
+def test_two_runs_have_the_same_losses_bit_by_bit(warm, tmp_path):
     """The second one in a process of its own, and whatever was drawn before the first."""
     torch.manual_seed(1)
     losses = run_small()
     assert len(set(losses)) == 50
-    mp.spawn(work, args=(str(tmp_path / "losses.json"),))
+    run_processes(warm, work, tmp_path, count=1)
     assert json.loads((tmp_path / "losses.json").read_text()) == losses
 
 

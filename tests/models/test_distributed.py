@@ -1,12 +1,9 @@
 """Two processes: what DDP needs of the backbone."""
 
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from reference import TINY, make_arch, random_state
+from helpers.processes import run_processes
+from helpers.reference import TINY, make_arch, random_state
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,14 +40,6 @@ def backward(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tens
 
 
 def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
     images, labels = (part[2 * rank : 2 * rank + 2] for part in make_batch())
     results = {}
 
@@ -71,13 +60,12 @@ def work(rank: int, folder: str) -> None:
         results[out_indices] = dict(model.module.named_parameters())
 
     torch.save(results, f"{folder}/rank{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> list[dict]:
+def results(warm, tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(work, args=(str(folder),), nprocs=2)
+    run_processes(warm, work, folder)
     return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
 
 
@@ -101,9 +89,6 @@ def test_parameters_stay_equal_on_both_ranks(results, out_indices):
 
 def work_on_gpus(rank: int, folder: str) -> None:
     torch.cuda.set_device(rank)
-    dist.init_process_group(
-        "nccl", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
     # SyncBN over two processes makes a batch of one on each of them possible.
     model = Classifier(norm_cfg=dict(type="SyncBN")).to(rank).train()
     model = DistributedDataParallel(model, device_ids=[rank])
@@ -114,13 +99,12 @@ def work_on_gpus(rank: int, folder: str) -> None:
         nn.functional.cross_entropy(model(images.float()), labels).backward()
         optimizer.step()
     torch.save({k: v.cpu() for k, v in model.module.state_dict().items()}, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_sync_bn_over_two_gpus(tmp_path):
-    mp.spawn(work_on_gpus, args=(str(tmp_path),), nprocs=2)
+def test_sync_bn_over_two_gpus(warm, tmp_path):
+    run_processes(warm, work_on_gpus, tmp_path, backend="nccl")
     first, second = (torch.load(tmp_path / f"{rank}.pth") for rank in range(2))
     for key, value in first.items():
         assert value.isfinite().all(), key

@@ -6,10 +6,10 @@ import re
 
 import pytest
 import torch
+from helpers.reference import TINY_CIFAR, make_arch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmengine.registry import HOOKS, MODELS
-from reference import TINY_CIFAR, make_arch
 
 from mmhcgnet.models import DropBlock
 

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from reference import NETWORKS, make_arch
+from helpers.reference import NETWORKS, make_arch
 from torch import nn
 
 from mmhcgnet.models import HCGNet

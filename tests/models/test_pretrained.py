@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from official import classifier_shapes, detector_shapes
+from helpers.official import classifier_shapes, detector_shapes
 
 from mmhcgnet.errors import PretrainedMismatchError
 from mmhcgnet.models import HCGNet

@@ -3,9 +3,10 @@
 import math
 
 import pytest
-from campaigns.properties import ARCHS, Case, check
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+from campaigns.properties import ARCHS, Case, check
 
 few = settings(
     deadline=None,

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from helpers.reference import TINY, make_arch
 from mmengine.registry import MODELS
-from reference import TINY, make_arch
 from torch import nn
 
 from mmhcgnet.models import HCGNet

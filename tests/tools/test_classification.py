@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+CONFIG = ROOT / "configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 
 
 def run(*command, cwd):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official import classifier_shapes, detector_shapes, random_weights, zero_weights
+from helpers.official import classifier_shapes, detector_shapes, random_weights, zero_weights
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.official import classifier_shapes, random_weights
 from mmengine.config import Config
-from official import classifier_shapes, random_weights
 
 from mmhcgnet.checkpoints import read_checkpoint
 from mmhcgnet.cli.deploy import deploy_file
@@ -34,12 +34,12 @@ BACKBONE = """_delete_=True,
         arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
 """
 CLASSIFIER = f"""
-_base_ = "{ROOT}/configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 model = dict(backbone=dict({BACKBONE}), head=dict(in_channels=23))
 custom_hooks = [dict(type="EMAHook", momentum=1e-4), dict(type="mmhcgnet.ChannelsLastHook")]
 """
 DETECTOR = f"""
-_base_ = "{ROOT}/configs/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
 model = dict(
     backbone=dict({BACKBONE}out_indices=(0, 1, 2, 3)),
     neck=dict(in_channels=[72, 44, 30, 23]),

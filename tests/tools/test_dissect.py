@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from planted import CATEGORIES, PLANTED_CONFIG, make_planted
+from helpers.planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
 from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.engine.configs import load_config

@@ -13,7 +13,7 @@ from mmhcgnet.analysis import paper
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools/analysis_tools"
-CIFAR = "configs/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
+CIFAR = "configs/hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
 NETWORK = """
 model = dict(
     type="mmhcgnet.HCGNet",
@@ -75,7 +75,7 @@ def test_a_config_of_another_package(run):
         ([CIFAR, "--shape", "1", "2", "3"], "--shape takes a height and a width"),
         (["nowhere::a.py"], "needs nowhere, which is not installed"),
         (["mmpretrain::resnet/resnet18.py"], "does not exist"),
-        (["configs/_base_/shapes_instance.py"], "has no model"),
+        (["configs/_base_/datasets/shapes_instance.py"], "has no model"),
     ],
 )
 def test_mistakes_get_one_sentence(run, monkeypatch, capsys, args, sentence):

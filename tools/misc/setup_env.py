@@ -8,9 +8,11 @@ finds the stamps and ends at once, an interrupted one goes on at the step that w
 import argparse
 import ctypes
 import fcntl
+import functools
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,10 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 LOG = VENV / "setup.log"
+COMPILER_LOG = VENV / "mmcv.log"
+SCRATCH = VENV / "tmp"
+WHEELS = VENV / "wheels"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
 
-SUPPORTED = ((3, 10), (3, 11), (3, 12))
+SUPPORTED = ((3, 10), (3, 11), (3, 12), (3, 13))
 DISK_GB = 12
 ALIVE_SECONDS = 30
 
@@ -41,7 +46,7 @@ def check_python(version):
     if tuple(version[:2]) in SUPPORTED:
         return []
     return [
-        "Python 3.10, 3.11 or 3.12 is needed, and {} is Python {}.{}. Name another one like this "
+        "Python 3.10 to 3.13 is needed, and {} is Python {}.{}. Name another one like this "
         "(and delete .venv if it exists): make PYTHON=python3.11 demo".format(
             sys.executable, *version
         )
@@ -95,62 +100,113 @@ def duration(seconds):
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-def run(command, env=None):
-    """Runs a command with its output in the log, and a line now and then to show it is alive."""
-    started = time.monotonic()
-    # pip unpacks gigabytes: beside the environment, since /tmp may be small or in memory.
-    scratch = VENV / "tmp"
-    scratch.mkdir(exist_ok=True)
-    # MMCV would compile four files at once on any machine, at about 1 GB of memory each.
-    settings = dict({"MAX_JOBS": str(os.cpu_count())}, **os.environ)
-    settings.update(TMPDIR=str(scratch), PIP_REQUIRE_VIRTUALENV="1", **(env or {}))
-    with LOG.open("a") as log:
-        log.write("\n$ " + " ".join(map(str, command)) + "\n")
-        log.flush()
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=str(ROOT),
-            env=settings,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that pip's compilers can be ended together with it
-        )
-        try:
-            while True:
-                try:
-                    code = process.wait(timeout=ALIVE_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    say("  ... still at it after " + duration(time.monotonic() - started))
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-            shutil.rmtree(str(scratch), ignore_errors=True)
-    return code
+class Job:
+    """A command that runs with its output in a log.
+
+    Args:
+        command: The program and its arguments.
+        env: What its environment has besides ours.
+        log: The file that its output is added to.
+    """
+
+    def __init__(self, command, env=None, log=LOG):
+        # pip unpacks gigabytes: beside the environment, since /tmp may be small or in memory.
+        SCRATCH.mkdir(exist_ok=True)
+        settings = dict(os.environ, TMPDIR=str(SCRATCH), PIP_REQUIRE_VIRTUALENV="1", **(env or {}))
+        self.log = log
+        with log.open("a") as file:
+            file.write("\n$ " + " ".join(map(str, command)) + "\n")
+            file.flush()
+            self._start = file.tell()
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=str(ROOT),
+                env=settings,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that pip's compilers can be ended together with it
+            )
+
+    def output(self):
+        with self.log.open(errors="replace") as file:
+            file.seek(self._start)
+            return file.read()
+
+    def progress(self):
+        """How many files ninja has compiled, if it compiles."""
+        found = re.findall(r"^\s*\[(\d+/\d+)\] ", self.output(), re.MULTILINE)
+        return ", MMCV's files compiled: " + found[-1] if found else ""
+
+    def end(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait()
 
 
-def check_run(command, env=None):
-    if run(command, env):
-        tail = LOG.read_text(errors="replace").splitlines()[-20:]
+def wait(jobs):
+    """Waits for all of them, with a line now and then; one that fails ends the others.
+
+    Returns:
+        The job that failed, or None.
+    """
+    started = said = time.monotonic()
+    try:
+        while True:
+            codes = [job.process.poll() for job in jobs]
+            failed = [job for job in jobs if job.process.poll()]
+            if failed or None not in codes:
+                return failed[0] if failed else None
+            time.sleep(0.1)
+            if time.monotonic() - said >= ALIVE_SECONDS:
+                said = time.monotonic()
+                progress = "".join(job.progress() for job in jobs)
+                say("  ... still at it after " + duration(said - started) + progress)
+    finally:
+        for job in jobs:
+            job.end()
+        shutil.rmtree(str(SCRATCH), ignore_errors=True)
+
+
+def check(*jobs):
+    failed = wait(jobs)
+    if failed:
         raise SetupError(
-            "\n".join("    " + line for line in tail)
-            + f"\nThe step above failed; its whole output is in {LOG}. If that was the network, or "
-            "you have mended it, run the same command again: it goes on from here."
+            last_words(failed.output())
+            + f"\nThe step above failed; its whole output is in {failed.log}. If that was the "
+            "network, or you have mended it, run the same command again: it goes on from here."
         )
 
 
-def pip_install(*arguments, env=None):
+def last_words(output):
+    """What a failed command says: the first error of a compiler, if there is one, and the end."""
+    lines = output.splitlines()
+    errors = [i for i, line in enumerate(lines) if re.search(r":(\d+:|) (fatal )?error: ", line)]
+    words = lines[-20:]
+    if errors and errors[0] < len(lines) - 20:
+        words = lines[errors[0] : errors[0] + 8] + ["..."] + lines[-12:]
+    return "\n".join("    " + line[:500] for line in words)
+
+
+def run(*command):
+    return wait([Job(command)]) is None
+
+
+def pip(action, *arguments):
     """pip with every pin as a constraint; where it looks is left to the user's own settings."""
-    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
+    command = [PYTHON, "-m", "pip", action, "--disable-pip-version-check"]
     for name in ("build.txt", "torch.txt", "onedl.txt", "constraints-onedl.txt"):
         command += ["-c", REQUIREMENTS / name]
-    check_run(command + list(arguments), env)
+    return command + list(arguments)
+
+
+def pip_install(*arguments):
+    # Of the thousands of modules most are never imported: Python compiles those that are.
+    return pip("install", "--no-compile", *arguments)
 
 
 def succeeds(code):
-    return run([PYTHON, "-c", code]) == 0
+    return run(PYTHON, "-c", code)
 
 
 def venv_runs(statement="pass"):
@@ -178,7 +234,7 @@ def pip_works():
 def make_venv():
     """A new environment, or the one that is there if its pip works or can be mended."""
     if venv_runs() and not pip_works():
-        run([PYTHON, "-m", "ensurepip"])  # an environment may well have been made without pip
+        run(PYTHON, "-m", "ensurepip")  # an environment may well have been made without pip
     if pip_works():
         return
     if VENV.exists():
@@ -190,34 +246,77 @@ def make_venv():
 
 
 def install_build_tools():
-    pip_install("-r", REQUIREMENTS / "build.txt")
+    check(Job(pip_install("-r", REQUIREMENTS / "build.txt")))
 
 
 def install_torch():
-    pip_install("-r", REQUIREMENTS / "torch.txt")
+    check(Job(pip_install("-r", REQUIREMENTS / "torch.txt")))
 
 
-def install_mmcv():
-    """MMCV with its ops; a wheel in pip's cache that was built for another PyTorch is rebuilt."""
-    env = cuda_environment()
-    pins = (REQUIREMENTS / "onedl.txt").read_text().split()
-    (mmcv,) = [pin for pin in pins if pin.startswith("onedl-mmcv==")]
-    pip_install("--no-build-isolation", mmcv, env=env)
+def build_mmcv():
+    """Compiles MMCV's ops, and meanwhile installs all that does not need them.
+
+    The one pip writes nothing but a wheel, into its cache, and the other alone installs: two that
+    install into one environment would spoil one another's work.
+    """
+    install = pip_install("--no-build-isolation")
+    for name in ("runtime.txt", "tests.txt", "constraints-onedl.txt"):
+        install += ["-r", REQUIREMENTS / name]
+    jobs = [(install, None, LOG)]
+    if not succeeds(MMCV_IS_THERE.format(*mmcv_pin().split("=="))):
+        options = ("--no-deps", "--no-build-isolation", "-v", "--wheel-dir", WHEELS)
+        jobs.append((pip("wheel", *options, mmcv_pin()), compiler_environment(), COMPILER_LOG))
+    check(*[Job(*job) for job in jobs])
+
+
+MMCV_IS_THERE = "from importlib.metadata import version; assert version('{}') == '{}'"
+
+
+def compiler_environment():
+    # MMCV would compile four files at once on any machine, at about 1 GB of memory each.
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    settings = {"MAX_JOBS": str(max(1, min(os.cpu_count(), int(memory))))}
+    settings.update((name, os.environ[name]) for name in settings if name in os.environ)
+    # More than half of the time would go into symbols for a debugger. CPPFLAGS are added to
+    # Python's own flags, CFLAGS would replace them and leave the ops unoptimised.
+    settings["CPPFLAGS"] = ("-g0 " + os.environ.get("CPPFLAGS", "")).strip()
+    settings.update(cuda_environment())
+    return settings
+
+
+def install_mm_packages():
+    """MMCV's wheel that lies there, and what needs it; a wheel for another PyTorch is rebuilt."""
+    WHEELS.mkdir(exist_ok=True)
+    packages = ("--find-links", WHEELS, "-r", REQUIREMENTS / "onedl.txt")
+    check(Job(pip_install("--no-build-isolation", *packages)))
     works = "import mmcv.ops"
-    if not env and has_cuda():
+    if not cuda_environment() and has_cuda():
         works += "; assert mmcv.ops.get_compiling_cuda_version() != 'not available'"
-    if succeeds(works):
-        return
-    say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it anew")
-    rebuild = ("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-build-isolation")
-    pip_install(*rebuild, mmcv, env=env)
-    check_run([PYTHON, "-c", works])
+    if not succeeds(works):
+        say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it anew")
+        rebuild = ("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-build-isolation")
+        command = pip_install(*rebuild, "-v", mmcv_pin())
+        check(Job(command, compiler_environment(), COMPILER_LOG))
+        check(Job([PYTHON, "-c", works]))
+    shutil.rmtree(str(WHEELS))
+
+
+def pins(name):
+    """The requirements in a file, without its comments."""
+    lines = (REQUIREMENTS / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def mmcv_pin():
+    (pin,) = [pin for pin in pins("onedl.txt") if pin.startswith("onedl-mmcv==")]
+    return pin
 
 
 def has_cuda():
     return succeeds("import sys, torch; sys.exit(not torch.cuda.is_available())")
 
 
+@functools.lru_cache(maxsize=None)  # noqa: UP033
 def cuda_environment():
     """MMCV refuses to build where a GPU but no CUDA compiler is seen: then hide the GPU from it."""
     if not has_cuda() or succeeds("from torch.utils import cpp_extension as c; c.CUDA_HOME + ''"):
@@ -227,21 +326,9 @@ def cuda_environment():
     return {"CUDA_VISIBLE_DEVICES": ""}
 
 
-def install_rest():
-    pip_install(
-        "--no-build-isolation",
-        "-r",
-        REQUIREMENTS / "onedl.txt",
-        "-r",
-        REQUIREMENTS / "runtime.txt",
-        "-r",
-        REQUIREMENTS / "tests.txt",
-    )
-
-
 def install_project():
-    pip_install("--no-deps", "--no-build-isolation", "-e", ".")
-    check_run([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"])
+    check(Job(pip_install("--no-deps", "--no-build-isolation", "-e", ".")))
+    check(Job([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"]))
 
 
 STEPS = (
@@ -254,16 +341,12 @@ STEPS = (
         ("torch.txt", "constraints-onedl.txt"),
     ),
     (
-        install_mmcv,
-        "installing MMCV (the first time it compiles for about 10 minutes on 2 cores; later its "
-        "wheel is in pip's cache: 20 s)",
-        ("onedl.txt",),
+        build_mmcv,
+        "compiling MMCV (8 to 10 minutes on 2 cores the first time; later its wheel is in pip's "
+        "cache) and installing what does not need it",
+        ("onedl.txt", "runtime.txt", "tests.txt"),
     ),
-    (
-        install_rest,
-        "installing MMDetection, MMPretrain and the tests' tools (1 minute)",
-        ("runtime.txt", "tests.txt"),
-    ),
+    (install_mm_packages, "installing MMCV, MMDetection and MMPretrain (30 s)", ()),
     (install_project, "installing mmhcgnet itself and importing all of it (30 s)", ("setup.py",)),
 )
 
@@ -296,7 +379,7 @@ def set_up():
     if problems:
         raise SetupError("\n".join(problems))
     started = time.monotonic()
-    say("the environment is made in .venv: about 20 minutes the first time, seconds afterwards")
+    say("the environment is made in .venv: about 12 minutes the first time, seconds afterwards")
     for number, (function, title, stamp, digest) in enumerate(steps[done:], done + 1):
         say(f"{number}/{len(steps)} {title}")
         function()

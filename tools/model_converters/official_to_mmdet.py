@@ -1,7 +1,7 @@
 """Convert the detector of HCGNet's authors, of MMDetection 1.x, to today's MMDetection.
 
-Test it with configs/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py, whose anchors, box coder and RoIAlign
-are those that it was trained with.
+Test it with configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py, whose anchors, box coder and
+RoIAlign are those that it was trained with.
 """
 
 from mmhcgnet import cli, convert

@@ -31,7 +31,7 @@ class Row:
 
 
 def config_path(name: str) -> Path:
-    """Locate a config of ours by its file name, or another package's as ``package::path``.
+    """Locate a config by its path in our ``configs/``, or as ``package::path`` in another's.
 
     Raises:
         UsageError: If the package is not installed.

@@ -22,6 +22,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
 _DATA_SIZES = dict(CIFAR10=(32, 32), CIFAR100=(32, 32))
@@ -61,7 +62,7 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
     dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
     while "dataset" in dataset:
         dataset = dataset["dataset"]
-    size = _DATA_SIZES.get(dataset.get("type"))
+    size = _DATA_SIZES.get(type_name(dataset))
     for transform in dataset.get("pipeline", []):
         size = _size_after(transform, size)
     if size is None:
@@ -86,8 +87,7 @@ def read_size(values: Sequence[int]) -> tuple[int, int]:
 
 
 def _size_after(transform: dict[str, Any], size: tuple[int, int] | None) -> tuple[int, int] | None:
-    kind = transform["type"]
-    name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+    name = type_name(transform)
     keys = dict(Resize="scale", ResizeEdge="scale", CenterCrop="crop_size", Pad="size")
     # EfficientNetCenterCrop and its like, too.
     key = next((key for suffix, key in keys.items() if name.endswith(suffix)), None)

@@ -34,6 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.datasets.broden import Annotation, Broden
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
+from mmhcgnet.type_names import type_name
 
 TOP_IMAGES = 4
 STATE = "state.npz"
@@ -496,9 +497,8 @@ def channel_order(cfg: Config) -> str:
     while "dataset" in dataset:
         dataset = dataset["dataset"]
     pipeline = dataset.get("pipeline") or []
-    kinds = (transform["type"] for transform in pipeline)
-    names = [kind if isinstance(kind, str) else kind.__name__ for kind in kinds]
-    loads = not names or any(name.rpartition(".")[2].startswith("LoadImage") for name in names)
+    names = [type_name(transform) for transform in pipeline]
+    loads = not names or any(name.startswith("LoadImage") for name in names)
     return "bgr" if loads else "rgb"
 
 

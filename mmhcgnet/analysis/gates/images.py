@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mmhcgnet.engine.configs import check_sections
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.type_names import type_name
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
@@ -105,9 +106,9 @@ def make_reader(cfg: Config, model: nn.Module) -> Callable[[str], Sample]:
             f"The config {cfg.filename} has no test pipeline or no data_preprocessor, and so does "
             "not say how images are read: give one of a classifier or a detector."
         )
-    steps = [step for step in dataset["pipeline"] if "Annotations" not in _name(step)]
+    steps = [step for step in dataset["pipeline"] if "Annotations" not in type_name(step)]
     is_rgb = False
-    if not any(_name(step).startswith("LoadImage") for step in steps):
+    if not any(type_name(step).startswith("LoadImage") for step in steps):
         # Sets that hold pixels, such as CIFAR's, have them in the order that the model normalises.
         is_rgb = not model.data_preprocessor.to_rgb
         steps = [dict(type="LoadImageFromFile"), *([_swap_channels] if is_rgb else []), *steps]
@@ -127,11 +128,6 @@ def make_reader(cfg: Config, model: nn.Module) -> Callable[[str], Sample]:
         return Sample(picture if is_rgb else picture[:, :, ::-1], inputs)
 
     return read
-
-
-def _name(step: dict[str, Any]) -> str:
-    kind = step["type"]
-    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
 
 
 def _swap_channels(results: dict[str, Any]) -> dict[str, Any]:

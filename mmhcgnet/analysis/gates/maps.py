@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
+from mmhcgnet.models.blocks import SMG
 from mmhcgnet.models.gates import pooling_dtype
-from mmhcgnet.models.hcgnet import SMG
 
 from .images import Sample, lay_over, new_figure, thumbnail
 

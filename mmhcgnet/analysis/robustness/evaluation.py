@@ -33,6 +33,7 @@ from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_
 from mmhcgnet.engine.models import explain_misspelt_types, load_model
 from mmhcgnet.engine.runner.data_loading import guard_loader
 from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
 
 from .attacks import Classifier, is_right
 
@@ -77,7 +78,7 @@ class Subject:
         self.cfg = cfg = load_config(str(path), cfg_options)
         check_sections(cfg, "model", "test_dataloader")
         if cfg.get("default_scope") == "mmdet":
-            raise _no_classifier(config, cfg.model.type)
+            raise _no_classifier(config, type_name(cfg.model))
         check_data(cfg, "test")
         set_dataloader_defaults(cfg)
         model = load_model(cfg, checkpoint)

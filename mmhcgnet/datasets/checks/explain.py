@@ -32,7 +32,9 @@ def explain_data_error(dataset: object, index: int, error: Exception) -> DataErr
     info = _sample_info(dataset, index)
     source = _innermost(dataset, index)
     listed = getattr(source, "ann_file", "")
-    path = _failed_path(error) or info.get("img_path")
+    failed = _failed_sample(error)
+    path = failed.get("img_path") or info.get("img_path")
+    loaded = failed.get("img") is not None
     if not isinstance(path, str):
         return DataError(
             f"{_described(source)} cannot load its sample {index}: {_told(error)}; mend it or the "
@@ -41,7 +43,12 @@ def explain_data_error(dataset: object, index: int, error: Exception) -> DataErr
     if is_local(path):
         size = (info.get("height"), info.get("width"))
         known = path == info.get("img_path") and None not in size
-        faults = inspect_image(path, size if known else None)
+        if not loaded:
+            faults = inspect_image(path, size if known else None)
+        elif known and tuple(failed.get("ori_shape", size)) != size:
+            faults = [wrong_size(path, size, failed["ori_shape"])]
+        else:
+            faults = []  # another transform has failed
         fault = next((fault for fault in faults if not fault.harmless), None)
         if fault is not None:
             return DataError(f"The image {fault.sentence[:-1]} ({ADVICE}).")
@@ -104,13 +111,13 @@ def explain_building_error(error: Exception) -> DataError | None:
     return None
 
 
-def _failed_path(error: Exception) -> str | None:
-    """The image on which a transform failed: not always that of the sample that was asked for."""
+def _failed_sample(error: Exception) -> dict:
+    """What a transform failed on: not always the sample that was asked for."""
     for frame in reversed(_frames(error.__traceback__)):
         sample = frame.f_locals.get("results")
         if isinstance(sample, dict) and isinstance(sample.get("img_path"), str):
-            return sample["img_path"]
-    return None
+            return sample
+    return {}
 
 
 def _sample_info(dataset: object, index: int) -> dict:

@@ -5,37 +5,90 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from mmhcgnet.datasets.checks.findings import Finding, merge
+from mmhcgnet.type_names import type_name
+
+_UNKNOWN = "of no known format"
+# In so many transforms an image has to be loaded.
+_MOST_TRANSFORMS = 5
+
+
+class PipelineLoader:
+    """Reads images by the transforms that a pipeline begins with, up to the one that loads.
+
+    Args:
+        pipeline: The configs of the transforms.
+        build: Makes a transform of one. What cannot be made is told when the data set is built.
+    """
+
+    def __init__(self, pipeline: Sequence[dict], build: Callable[[dict], Callable]) -> None:
+        self.transforms = []
+        with suppress(Exception):
+            for cfg in pipeline[:_MOST_TRANSFORMS]:
+                self.transforms.append(build(cfg))
+
+    def __call__(self, path: str) -> np.ndarray | None:
+        """Read an image.
+
+        Returns:
+            The image, ``(H, W)`` or ``(H, W, C)``, or ``None`` if the pipeline passes it over.
+
+        Raises:
+            KeyError: If the transforms need more than a path.
+            Exception: What else they raise.
+        """
+        results = dict(img_path=path, img_id=0, instances=[], seg_map_path=None, sample_idx=0)
+        for transform in self.transforms:
+            results = transform(results)
+            if results is None or results.get("img") is not None:
+                return None if results is None else results["img"]
+        raise KeyError("img")
+
+
+def loads_by_default(transform: dict) -> bool:
+    """Whether a transform reads three channels of 8 bits by OpenCV, as most configs do."""
+    options = {"color_type": "color", "imdecode_backend": "cv2"}
+    return type_name(transform) == "LoadImageFromFile" and all(
+        transform.get(key, value) == value for key, value in options.items()
+    )
 
 
 def inspect_images(
-    items: Sequence[tuple[str, tuple[int, int] | None]], workers: int = 0
+    items: Sequence[tuple[str, tuple[int, int] | None]],
+    workers: int = 0,
+    loader: PipelineLoader | None = None,
 ) -> Iterator[list[Finding]]:
     """Inspect many images, in their order.
 
     Args:
         items: The arguments of :func:`inspect_image` for each.
         workers: Processes that decode; with 0 this one does.
+        loader: As of :func:`inspect_image`.
 
     Raises:
         RuntimeError: If an image crashes a process.
     """
+    inspect = partial(_inspect_item, loader)
     if workers == 0:
-        yield from map(_inspect_item, items)
+        yield from map(inspect, items)
         return
     with ProcessPoolExecutor(workers, initializer=_start_worker) as pool:
-        yield from pool.map(_inspect_item, items, chunksize=16)
+        yield from pool.map(inspect, items, chunksize=16)
 
 
-def _inspect_item(item: tuple[str, tuple[int, int] | None]) -> list[Finding]:
-    return inspect_image(*item)
+def _inspect_item(
+    loader: PipelineLoader | None, item: tuple[str, tuple[int, int] | None]
+) -> list[Finding]:
+    return inspect_image(*item, loader)
 
 
 def _start_worker() -> None:
@@ -44,15 +97,19 @@ def _start_worker() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def inspect_image(path: str, size: tuple[int, int] | None = None) -> list[Finding]:
+def inspect_image(
+    path: str, size: tuple[int, int] | None = None, loader: PipelineLoader | None = None
+) -> list[Finding]:
     """Find what is wrong with an image.
 
-    It is decoded twice: by OpenCV, as training does, and by Pillow, which notices that a file ends
-    early, where OpenCV leaves the rest of the picture grey.
+    It is decoded twice: as training does, and by Pillow, which notices that a file ends early,
+    where OpenCV leaves the rest of the picture grey.
 
     Args:
         path: A file of this file system.
         size: Height and width in pixels that the annotations give it.
+        loader: What the pipeline loads it by, if that is not OpenCV with its defaults. A format
+            that Pillow does not know is no fault then.
     """
     fault = inspect_file(path)
     if fault is not None:
@@ -63,18 +120,50 @@ def inspect_image(path: str, size: tuple[int, int] | None = None) -> list[Findin
     except OSError as error:
         return [_bad_file("unreadable image", f"{path} cannot be read ({error.strerror})")]
     damage, mode = _decode_strictly(content)
+    found = []
+    if loader is None:
+        image = _decode(content)
+        if image is None:
+            why = damage or "OpenCV does not read it"
+            return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
+        found = _inspect_conversion(path, mode, image)
+    else:
+        try:
+            image = loader(path)
+        except KeyError:
+            return []  # a data set knows more of a sample
+        except Exception as error:  # what a file makes libraries raise has no common type
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
+        if image is None:
+            return [
+                Finding(
+                    "image passed over",
+                    [f"{path} cannot be read, and the pipeline passes it over"],
+                    "put a good image there",
+                    harmless=True,
+                )
+            ]
+        damage = "" if damage == _UNKNOWN else damage
+    if damage:
+        found.insert(0, _bad_file("damaged image", f"{path} is damaged or ends early ({damage})"))
+    if size is not None and image.shape[:2] != tuple(size):
+        found.append(wrong_size(path, size, image.shape))
+    return found
+
+
+def _decode(content: bytes) -> np.ndarray | None:
     try:
         # As IMREAD_COLOR, which training uses, but in the depth of the file.
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
-        image = None
-    if image is None:
-        why = damage or "OpenCV does not read it"
-        return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
+        return None
+
+
+def _inspect_conversion(path: str, mode: str, image: np.ndarray) -> list[Finding]:
+    """Find what gets lost when OpenCV makes three channels of 8 bits of an image."""
     found = []
-    if damage:
-        found.append(_bad_file("damaged image", f"{path} is damaged or ends early ({damage})"))
     if mode == "CMYK":
         found.append(
             Finding(
@@ -93,8 +182,6 @@ def inspect_image(path: str, size: tuple[int, int] | None = None) -> list[Findin
                 harmless=True,
             )
         )
-    if size is not None and image.shape[:2] != tuple(size):
-        found.append(wrong_size(path, size, image.shape))
     return found
 
 
@@ -147,7 +234,7 @@ def _decode_strictly(content: bytes) -> tuple[str, str]:
     except Image.DecompressionBombError:
         pass  # it is large, which does no harm
     except Image.UnidentifiedImageError:
-        return "of no known format", mode
+        return _UNKNOWN, mode
     except Exception as error:  # Pillow's plug-ins raise all kinds
         return " ".join(str(error).split()) or type(error).__name__, mode
     return "", mode

@@ -12,15 +12,17 @@ from pathlib import PurePath
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 
 from mmhcgnet.errors import DataError, MissingFileError
 from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
 
-from .coco import inspect_coco, read_coco
-from .findings import Finding, merge
+from .coco import as_instances, inspect_coco, moved_classes, read_coco
+from .findings import Finding, merge, select
 from .folders import inspect_folders, list_images, read_list
-from .images import inspect_images, inspect_listing
+from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
+from .truth import compare_truth
 
 # MMPretrain's sets that fetch themselves unless download=False.
 _DOWNLOADED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
@@ -48,7 +50,7 @@ class _Source:
         else:
             for name in ("img", "img_path"):
                 found[f"{self.key}.data_prefix.{name}"] = prefix.get(name)
-        if not prefix and _type_name(self.cfg) in ("ImageNet", "ImageNet21k"):
+        if not prefix and type_name(self.cfg) in ("ImageNet", "ImageNet21k"):
             found[f"{self.key}.split"] = self.cfg.get("split")
         return {key: path for key, path in found.items() if isinstance(path, str) and path}
 
@@ -65,7 +67,7 @@ class _Source:
     @property
     def is_fetched(self) -> bool:
         """Whether the run fetches its files if they are not there."""
-        return self.cfg.get("download", _type_name(self.cfg) in _DOWNLOADED)
+        return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
 
 
 def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
@@ -134,11 +136,6 @@ def _sources(node: object, key: str) -> Iterator[_Source]:
             yield _Source(key, node)
 
 
-def _type_name(cfg: dict) -> str:
-    kind = cfg.get("type", "")
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]
-
-
 def _missing(
     what: str, path: str, key: str, culprit: _Source, sources: list[_Source]
 ) -> MissingFileError:
@@ -189,12 +186,14 @@ class InspectedSet:
         place: Its annotation file or image folder.
         findings: What is wrong with it.
         images: Its images, with the height and width that the annotations give.
+        loaders: What the pipelines load them by, ``None`` for OpenCV with its defaults.
     """
 
     keys: list[str]
     place: str
     findings: list[Finding]
     images: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    loaders: list[PipelineLoader | None] = field(default_factory=lambda: [None])
 
     def report(self) -> dict:
         """All of it but the images, of which it has the number, for JSON."""
@@ -216,15 +215,19 @@ def inspect_set_images(
         DataError: If an image crashes the process that decodes it.
     """
     items = list(inspected.images.items())
+    total = len(items) * len(inspected.loaders)
     found: list[Finding] = []
     done = 0
     try:
-        for done, faults in enumerate(inspect_images(items, workers), 1):
-            found = merge([*found, *faults])
-            if progress is not None:
-                progress(done, len(items))
+        for loader in inspected.loaders:
+            for faults in inspect_images(items, workers, loader):
+                done += 1
+                found = merge([*found, *faults])
+                if progress is not None:
+                    progress(done, total)
     except BrokenProcessPool as error:
-        names = ", ".join(path for path, _ in items[done : done + 3])
+        begin = done % len(items)
+        names = ", ".join(path for path, _ in items[begin : begin + 3])
         raise DataError(
             f"A process that decodes images has died, soon after {names}: open the next ones by "
             "--workers 0 to see which, or run with fewer --workers if memory ran out."
@@ -243,24 +246,39 @@ def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[
     """
     coco: dict[tuple, _CocoFile] = {}
     others: dict[tuple, tuple[list[str], _Source, type]] = {}
+    trained_classes = _trained_classes(cfg)
     for phase in phases:
-        classes = None
-        for source in _phase_sources(cfg, phase):
+        classes, panoptic = None, False
+        sources = _phase_sources(cfg, phase)
+        for source in sources:
             kind = _dataset_class(cfg, source)
             loader = getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
             if loader == "CocoDataset.load_data_list":
                 classes = _classes(kind, source)
-                _note_coco(coco, source, classes, _loads_masks(source.cfg.get("pipeline")))
+                panoptic = _is_panoptic(kind)
+                _note_coco(coco, source, classes, kind)
+                if panoptic:  # metrics of boxes and masks know the things alone
+                    classes = _kinds_of_classes(kind, source)[0]
             elif loader in ("CustomDataset.load_data_list", "CIFAR10.load_data_list"):
                 key = (kind, source.root, *source.files().values())
                 others.setdefault(key, ([], source, kind))[0].append(source.key)
-            elif _type_name(source.cfg) == "CocoMetric" and source.cfg.get("ann_file"):
-                metrics = source.cfg.get("metric", "bbox")
-                _note_coco(coco, source, classes, "segm" in metrics, evaluated=True)
+            elif type_name(source.cfg) == "CocoMetric" and source.cfg.get("ann_file"):
+                _note_coco(coco, source, classes)
+        if phase != "train" and not panoptic:
+            yield from _inspect_truth(cfg, phase, sources)
+    trained = _Trained(trained_classes)
     for file in coco.values():
-        yield _inspect_coco_file(cfg, file, thorough)
+        yield _inspect_coco_file(cfg, file, thorough, trained)
     for keys, source, kind in others.values():
-        yield _inspect_classified(cfg, keys, source, kind, thorough)
+        yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
+
+
+@dataclass
+class _Trained:
+    """The classes in the order of the training, and the file that tells it better than a config."""
+
+    classes: Sequence[str] | None
+    file: str | None = None
 
 
 @dataclass
@@ -269,66 +287,257 @@ class _CocoFile:
 
     path: str
     classes: Sequence[str] | str | None
+    kind: type | None = None
     sources: list[_Source] = field(default_factory=list)
-    masks: bool = False
-    evaluated: bool = False
+
+    @property
+    def datasets(self) -> list[_Source]:
+        return [source for source in self.sources if _is_dataset(source)]
+
+    @property
+    def evaluated(self) -> bool:
+        return len(self.datasets) < len(self.sources)
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are loaded or evaluated."""
+        return any(
+            _loads(source.cfg.get("pipeline"), "with_mask")
+            if _is_dataset(source)
+            else "segm" in source.cfg.get("metric", "bbox")
+            for source in self.sources
+        ) and not _is_panoptic(self.kind)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a model is trained on its annotations, and not just on its images."""
+        return any(
+            source.key.startswith("train_") and not _is_unlabelled(source)
+            for source in self.datasets
+        )
+
+
+def _is_dataset(source: _Source) -> bool:
+    return source.key.split(".")[0].endswith("dataloader")
+
+
+def _is_panoptic(kind: type | None) -> bool:
+    return getattr(kind, "ANN_ID_UNIQUE", True) is False
+
+
+def _kinds_of_classes(kind: type, source: _Source) -> tuple[Sequence[str], Sequence[str]]:
+    """The classes of things and of stuff that a panoptic data set names."""
+    metainfo = kind._load_metainfo(source.cfg.get("metainfo"))
+    return metainfo.get("thing_classes") or (), metainfo.get("stuff_classes") or ()
+
+
+def _is_unlabelled(source: _Source) -> bool:
+    """Whether a pipeline loads no annotations, as those of semi-supervised recipes."""
+    names = {type_name(node) for node in _nodes(source.cfg.get("pipeline"))}
+    return bool(names) and not any(
+        "Annotation" in name for name in names - {"LoadEmptyAnnotations"}
+    )
+
+
+def _nodes(node: object) -> Iterator[dict]:
+    if isinstance(node, dict):
+        yield node
+    children = node.values() if isinstance(node, dict) else node
+    if isinstance(node, dict | list | tuple):
+        for child in children:
+            yield from _nodes(child)
+
+
+def _loads(pipeline: object, what: str) -> bool:
+    return any(node.get(what) for node in _nodes(pipeline))
 
 
 def _note_coco(
     files: dict[tuple, _CocoFile],
     source: _Source,
     classes: Sequence[str] | str | None,
-    masks: bool,
-    evaluated: bool = False,
+    kind: type | None = None,
 ) -> None:
     path = source.join(source.cfg.get("ann_file") or "")
     if os.path.isfile(path):
         key = (os.path.realpath(path), str(classes))
-        file = files.setdefault(key, _CocoFile(path, classes))
-        file.sources.append(source)
-        file.masks |= masks
-        file.evaluated |= evaluated
+        files.setdefault(key, _CocoFile(path, classes, kind)).sources.append(source)
 
 
-def _inspect_coco_file(cfg: Config, file: _CocoFile, thorough: bool) -> InspectedSet:
+def _inspect_coco_file(
+    cfg: Config, file: _CocoFile, thorough: bool, trained: _Trained
+) -> InspectedSet:
     keys = [source.key for source in file.sources]
-    inspected = InspectedSet(keys, file.path, _inspect_num_classes(cfg, keys[0], file.classes))
+    findings = _inspect_num_classes(cfg, file.sources[0], file.classes, file.kind)
+    inspected = InspectedSet(keys, file.path, findings)
     if inspected.findings:
         return inspected
     content, inspected.findings = read_coco(file.path, polygons=thorough)
     if not content:
         return inspected
+    panoptic = _is_panoptic(file.kind)
+    instances = as_instances(content) if panoptic else content
     inspected.findings += inspect_coco(
-        content,
+        instances,
         file.path,
         file.classes,
         masks=file.masks,
         evaluated=file.evaluated,
-        labelled=not all(key.startswith("test_") for key in keys),
+        labelled=file.trained or any(key.startswith("val_") for key in keys),
+        trained=file.trained,
+        trained_classes=trained.classes,
+        trained_file=trained.file,
+        unique=not panoptic,
     )
-    folders = {
-        source.join((source.cfg.get("data_prefix") or {}).get("img") or "")
-        for source in file.sources
-        if "dataset" in source.key
-    }
-    try:
-        for image in content["images"]:
-            size = (image["height"], image["width"])
-            for folder in folders:
-                inspected.images[os.path.join(folder, image["file_name"])] = size
-    except (KeyError, TypeError):  # told among the findings already
+    if file.trained and not trained.file and trained.classes:
+        names = [category.get("name") for category in content["categories"]]
+        trained.classes = [name for name in names if name in trained.classes]
+        trained.file = file.path
+    if any(not finding.harmless for finding in inspected.findings):
         return inspected
-    if not thorough:
+    for source in file.datasets:
+        taken = _taken(instances, source, file.classes, panoptic)
+        if not taken:
+            text = f"The data set {source.key} takes none of the images in {file.path}"
+            remedy = "mend its filter_cfg or indices, or annotate the images"
+            inspected.findings.append(Finding("no images taken", [text], remedy))
+        prefix = source.cfg.get("data_prefix") or {}
+        folder = source.join(prefix.get("img") or "")
+        for image in taken:
+            size = (image["height"], image["width"])
+            inspected.images[os.path.join(folder, image["file_name"])] = size
+        if panoptic and prefix.get("seg"):
+            folder = source.join(prefix["seg"])
+            names = [image["file_name"].replace(".jpg", ".png") for image in taken]
+            inspected.findings += inspect_listing([os.path.join(folder, name) for name in names])
+    if thorough:
+        inspected.loaders = _loaders(cfg, file.datasets)
+    else:
         inspected.findings += inspect_listing(list(inspected.images))
     return inspected
 
 
+def _taken(
+    content: dict, source: _Source, classes: Sequence[str] | None, panoptic: bool
+) -> list[dict]:
+    """The images that a data set of MMDetection keeps of a file."""
+    images = list({image["id"]: image for image in content["images"]}.values())
+    filters = source.cfg.get("filter_cfg")
+    if filters and not source.cfg.get("test_mode"):
+        if filters.get("filter_empty_gt"):
+            wanted = {
+                category["id"]
+                for category in content["categories"]
+                if (category.get("isthing") if panoptic else True)
+                and (classes is None or category["name"] in classes)
+            }
+            full = {
+                entry["image_id"]
+                for entry in content["annotations"]
+                if entry["category_id"] in wanted and not (panoptic and entry.get("iscrowd"))
+            }
+            images = [image for image in images if image["id"] in full]
+        least = filters.get("min_size", 0)
+        images = [image for image in images if min(image["width"], image["height"]) >= least]
+    return _pick(images, source.cfg.get("indices"))
+
+
+def _pick(items: list, indices: int | Sequence[int] | None) -> list:
+    """What MMEngine leaves of a data set's samples."""
+    if indices is None:
+        return items
+    if isinstance(indices, int):
+        return items[:indices] if indices >= 0 else items[indices:]
+    return [items[i] for i in indices if -len(items) <= i < len(items)]
+
+
+def _loaders(cfg: Config, sources: Sequence[_Source]) -> list[PipelineLoader | None]:
+    """What each pipeline loads images by, without repetitions."""
+    pipelines: list[list | None] = []
+    for source in sources:
+        pipeline = [t for t in source.cfg.get("pipeline") or [] if isinstance(t, dict)]
+        names = [type_name(transform) for transform in pipeline]
+        loading = next((i for i, name in enumerate(names) if "Image" in name), len(names))
+        by_default = not pipeline or loads_by_default(pipeline[0])
+        beginning = None if by_default else pipeline[: loading + 1]
+        if beginning not in pipelines:
+            pipelines.append(beginning)
+    with TRANSFORMS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return [pipeline and PipelineLoader(pipeline, registry.build) for pipeline in pipelines]
+
+
+def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[InspectedSet]:
+    """Compare the images of a phase's data sets with those of its evaluators."""
+    datasets = [source for source in sources if _is_dataset(source)]
+    for metric in sources:
+        path = metric.join(metric.cfg.get("ann_file") or "")
+        if type_name(metric.cfg) != "CocoMetric" or not os.path.isfile(path):
+            continue
+        tested = datasets
+        if type_name(cfg.get(f"{phase}_evaluator")) == "MultiDatasetsEvaluator":
+            # Each metric there is of the data set in the same place.
+            place = f"{phase}_dataloader.dataset.datasets.{metric.key.rpartition('.')[2]}"
+            tested = [source for source in datasets if source.key == place]
+        files = [source.join(source.cfg.get("ann_file") or "") for source in tested]
+        known = all(
+            os.path.isfile(file) and _loader_name(cfg, source) == "CocoDataset.load_data_list"
+            for file, source in zip(files, tested, strict=True)
+        )
+        if not tested or not known or [os.path.realpath(path)] == [*map(os.path.realpath, files)]:
+            continue
+        contents = []
+        for source, file in zip(tested, files, strict=True):
+            content, faults = read_coco(file)
+            if not content:
+                break  # told where the data set is inspected
+            try:
+                taken = _taken(
+                    content, source, _classes(_dataset_class(cfg, source), source), False
+                )
+            except (KeyError, TypeError):
+                break
+            contents.append((file, source, dict(content, images=taken)))
+        truth, faults = read_coco(path)
+        if truth and len(contents) == len(tested):
+            keys = [metric.key, *(source.key for source in tested)]
+            tested_files = [(file, content) for file, _, content in contents]
+            findings = compare_truth(path, truth, tested_files, metric.key)
+            if findings:
+                yield InspectedSet(keys, path, findings)
+
+
+def _loader_name(cfg: Config, source: _Source) -> str:
+    kind = _dataset_class(cfg, source)
+    return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
+
+
+def _trained_classes(cfg: Config) -> Sequence[str] | None:
+    """The classes of the first data set that a model is trained on, if it names them."""
+    for source in _phase_sources(cfg, "train"):
+        kind = _dataset_class(cfg, source)
+        if hasattr(kind, "_load_metainfo"):
+            classes = _classes(kind, source)
+            return classes if _are_classes(classes) else None
+    return None
+
+
+def _are_classes(classes: object) -> bool:
+    return isinstance(classes, list | tuple) and len(classes) > 0
+
+
 def _inspect_classified(
-    cfg: Config, keys: list[str], source: _Source, kind: type, thorough: bool
+    cfg: Config,
+    keys: list[str],
+    source: _Source,
+    kind: type,
+    thorough: bool,
+    trained_classes: Sequence[str] | None,
 ) -> InspectedSet:
     classes = _classes(kind, source)
+    if findings := _inspect_class_names(source, classes, trained_classes):
+        return InspectedSet(keys, source.root, findings)
     if kind.load_data_list.__qualname__.startswith("CIFAR"):
-        inspected = InspectedSet(keys, source.root, _inspect_num_classes(cfg, keys[0], classes))
+        inspected = InspectedSet(keys, source.root, _inspect_num_classes(cfg, source, classes))
         if thorough:
             inspected.findings += _inspect_cifar(kind, source)
         return inspected
@@ -347,24 +556,26 @@ def _inspect_classified(
         num_classes = min(_num_classes(cfg).values(), default=None)
         place = source.join(listed)
         names, findings = read_list(place, labelled, num_classes)
+        names = _pick(names, source.cfg.get("indices"))
         images = {os.path.join(root, name): None for name in names}
         if not thorough:
             findings += inspect_listing(list(images))
-        return InspectedSet(keys, place, findings, images)
+        return InspectedSet(keys, place, findings, images, _loaders(cfg, [source]))
 
-    extensions = source.cfg.get("extensions") or IMAGE_SUFFIXES
+    extensions = [suffix.lower() for suffix in source.cfg.get("extensions") or IMAGE_SUFFIXES]
     findings = []
     if labelled:
         folders, findings = inspect_folders(root, extensions, classes)
         if not any(not finding.harmless for finding in findings):
-            findings += _inspect_num_classes(cfg, keys[0], classes or folders)
+            findings += _inspect_num_classes(cfg, source, classes or folders)
             findings += _compare_folders(cfg, root, folders)
     images = list_images(root, extensions) if thorough or not labelled else []
     if not images and not labelled:
         findings.append(
             Finding("no images", [f"The image folder {root} holds no images"], "put some there")
         )
-    return InspectedSet(keys, root, findings, dict.fromkeys(images))
+    images = _pick(images, source.cfg.get("indices"))
+    return InspectedSet(keys, root, findings, dict.fromkeys(images), _loaders(cfg, [source]))
 
 
 def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
@@ -422,50 +633,89 @@ def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
         return None
 
 
-def _inspect_num_classes(
-    cfg: Config, key: str, classes: Sequence[str] | str | None
+def _inspect_class_names(
+    source: _Source, classes: object, trained_classes: Sequence[str] | None
 ) -> list[Finding]:
+    """Find names of classes that are none, or that training has under another number."""
     if classes is None:
         return []
-    if isinstance(classes, str):
-        text = f"{key}.metainfo.classes is the text {classes!r} and no list"
+    if not isinstance(classes, list | tuple):
+        word = "string" if isinstance(classes, str) else type(classes).__name__
+        text = f"{source.key}.metainfo.classes is the {word} {classes!r} and no list"
         return [Finding("classes that are no list", [text], f"write ({classes!r},)")]
-    unlike = {name: count for name, count in _num_classes(cfg).items() if count != len(classes)}
+    marked = [name for name in classes if isinstance(name, str) and name.startswith("\ufeff")]
+    found = select(
+        "class name with a byte order mark",
+        marked,
+        lambda name: f"The class {name!r} of {source.key} begins with a byte order mark",
+        "save the list of classes as UTF-8 without one",
+    )
+    if _is_dataset(source) and trained_classes:
+        found += select(
+            "classes in another order than in training",
+            moved_classes(classes, trained_classes),
+            lambda name: (
+                f"{source.key} has the class {name!r} under the number {classes.index(name)}, and "
+                f"training has it under {list(trained_classes).index(name)}"
+            ),
+            "name the classes in the same order in all data sets",
+        )
+    return found
+
+
+def _inspect_num_classes(
+    cfg: Config, source: _Source, classes: Sequence[str] | str | None, kind: type | None = None
+) -> list[Finding]:
+    if not _are_classes(classes):
+        return _inspect_class_names(source, classes, None)
+    wanted = dict(num_classes=len(classes))
+    total = f"{len(classes)} classes"
+    if _is_panoptic(kind):
+        things, stuff = map(len, _kinds_of_classes(kind, source))
+        wanted = dict(num_classes=things, num_things_classes=things, num_stuff_classes=stuff)
+        total += f" ({things} of things and {stuff} of stuff)"
+    counts = _num_classes(cfg)
+    unlike = {
+        key: wanted[name]
+        for key, count in counts.items()
+        if count != wanted.get(name := key.rpartition(".")[2], count)
+    }
     if not unlike:
         return []
-    told = " and ".join(f"{name}={count}" for name, count in unlike.items())
-    options = " ".join(f"{name}={len(classes)}" for name in unlike)
-    text = f"The data set {key} has {len(classes)} classes and the config {told}"
+    told = " and ".join(f"{key}={counts[key]}" for key in unlike)
+    options = " ".join(f"{key}={count}" for key, count in unlike.items())
+    text = f"The data set {source.key} has {total} and the config {told}"
     remedy = f"mend metainfo.classes, or pass --cfg-options {options}"
     return [Finding("num_classes unlike classes", [text], remedy)]
 
 
+# The parts of a model that tell classes apart, and what they call the numbers of these.
+_HEADS = {
+    **dict.fromkeys(("head", "bbox_head", "mask_head", "query_head"), ("num_classes",)),
+    **dict.fromkeys(
+        ("semantic_head", "panoptic_head", "panoptic_fusion_head"),
+        ("num_things_classes", "num_stuff_classes"),
+    ),
+}
+
+
 def _num_classes(cfg: Config) -> dict[str, int]:
-    """``num_classes`` of the heads that classify, by their keys."""
-    key, model = "model", cfg.get("model") or {}
-    if isinstance(model.get("module"), dict):  # in test-time augmentation
-        key, model = "model.module", model["module"]
+    """The numbers of classes of a model's heads, by their keys, in whatever the model is nested.
+
+    A mask head that is the same for all classes does not use its number.
+    """
     found = {}
 
-    def look(node: object, key: str) -> None:
+    def look(node: object, key: str, names: Sequence[str]) -> None:
         if isinstance(node, list | tuple):
             for i, child in enumerate(node):
-                look(child, f"{key}.{i}")
-        elif isinstance(node, dict) and isinstance(node.get("num_classes"), int):
-            found[f"{key}.num_classes"] = node["num_classes"]
+                look(child, f"{key}.{i}", names)
+        elif isinstance(node, dict):
+            for name in () if node.get("class_agnostic") else names:
+                if isinstance(node.get(name), int):
+                    found[f"{key}.{name}"] = node[name]
+            for name, child in node.items():
+                look(child, f"{key}.{name}", _HEADS.get(name, ()))
 
-    for name in ("head", "bbox_head", "mask_head"):
-        look(model.get(name), f"{key}.{name}")
-        if isinstance(model.get("roi_head"), dict):
-            look(model["roi_head"].get(name), f"{key}.roi_head.{name}")
+    look(cfg.get("model") or {}, "model", ())
     return found
-
-
-def _loads_masks(node: object) -> bool:
-    children = node.values() if isinstance(node, dict) else node
-    if isinstance(node, dict) and node.get("with_mask"):
-        return True
-    return isinstance(node, dict | list | tuple) and any(map(_loads_masks, children))
-
-
-# Errors while loading

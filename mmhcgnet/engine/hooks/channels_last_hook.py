@@ -31,15 +31,22 @@ class ChannelsLastHook(Hook):
         self._convert(runner)
 
     def _convert(self, runner: Runner) -> None:
-        model = runner.model
-        while not hasattr(model, "backbone"):  # test-time augmentation wraps, too
-            model = model.module
-        if not is_model_wrapper(runner.model):
-            # DDP has laid out its buckets by the weights' strides: there, images alone are turned.
-            model.backbone.to(memory_format=torch.channels_last)
-        if _hand_on not in model.backbone._forward_hooks.values():
-            model.backbone.register_forward_pre_hook(_turn)
-            model.backbone.register_forward_hook(_hand_on)
+        # Test-time augmentation wraps a model, semi-supervised training two.
+        backbones = [getattr(module, "backbone", None) for module in runner.model.modules()]
+        backbones = [backbone for backbone in backbones if isinstance(backbone, nn.Module)]
+        if not backbones:
+            runner.logger.warning(
+                f"mmhcgnet.ChannelsLastHook does nothing: {type(runner.model).__name__} has no "
+                "backbone."
+            )
+        for backbone in backbones:
+            if not is_model_wrapper(runner.model):
+                # DDP has laid out its buckets by the weights' strides: there, images alone are
+                # turned.
+                backbone.to(memory_format=torch.channels_last)
+            if _hand_on not in backbone._forward_hooks.values():
+                backbone.register_forward_pre_hook(_turn)
+                backbone.register_forward_hook(_hand_on)
 
 
 def _turn(backbone: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

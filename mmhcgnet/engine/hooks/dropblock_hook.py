@@ -1,8 +1,19 @@
-"""Hooks for configs, by the type ``mmhcgnet.<name>``."""
+"""A hook that lets DropBlock's probability follow the learning rate's cycles."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 from mmengine.hooks import Hook
+from mmengine.optim.scheduler.param_scheduler import (
+    ConstantParamScheduler,
+    CosineAnnealingParamScheduler,
+    CosineRestartParamScheduler,
+    LinearParamScheduler,
+    _ParamScheduler,
+)
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -12,29 +23,78 @@ from mmhcgnet.models import DropBlock
 
 @HOOKS.register_module()
 class DropBlockHook(Hook):
-    """Let the probability of DropBlock follow the learning rate's cycles.
+    """Let the probability of DropBlock rise within each cycle of the learning rate.
 
-    In an epoch with the rate ``lr`` it is ``drop_prob * (1 - lr / lr_0)``, with ``lr_0`` the rate
-    of the optimiser's config: under SGDR nothing is dropped where a cycle begins, and ``drop_prob``
-    where it ends. At a rate that no scheduler changes, nothing is ever dropped. That it rises is
-    our choice, from the paper of DropBlock, where it does so over the training. It depends on
-    nothing but the rate, which a resumed run has back already.
+    At the place ``t`` in a cosine cycle of length ``T`` it is
+    ``drop_prob * (1 - cos(pi * t / T)) / 2``: nothing where the cycle begins, ``drop_prob`` where
+    it ends. With ``drop_prob = 0.1`` this is the released program's
+    ``|0.05 * (1 + cos(pi * t / T)) - 0.1|``. ``t`` counts epochs or iterations as the scheduler
+    does. Nothing is dropped during a warm-up. Without a cosine schedule, the whole training is one
+    cycle. A resumed run drops what it would have dropped, as the place is all that counts.
     """
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Set the strength of every DropBlock.
+    def before_train(self, runner: Runner) -> None:
+        """Look for every DropBlock.
 
         Raises:
             UsageError: If the model has none.
         """
-        group = runner.optim_wrapper.param_groups[0]
-        # The schedulers note the rate that they start from.
-        strength = 1 - group["lr"] / group.get("initial_lr", group["lr"])
-        layers = [m for m in runner.model.modules() if isinstance(m, DropBlock)]
-        if not layers:
+        self._layers = [m for m in runner.model.modules() if isinstance(m, DropBlock)]
+        if not self._layers:
             raise UsageError(
                 "mmhcgnet.DropBlockHook finds no DropBlock in the model: add "
                 "dropblock=dict(block_size=2) to model.backbone, or drop the hook."
             )
-        for layer in layers:
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None
+    ) -> None:
+        """Set the strength of every DropBlock."""
+        strength = (1 - math.cos(math.pi * _place_in_cycle(runner))) / 2
+        for layer in self._layers:
             layer.strength = strength
+
+
+def _place_in_cycle(runner: Runner) -> float:
+    """The part of the learning rate's present cycle that is over, from 0 to 1."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):  # of several optimisers
+        schedulers = list(itertools.chain(*schedulers.values()))
+    # Each with its own count of steps since it began.
+    counted = [
+        (scheduler, (runner.epoch if scheduler.by_epoch else runner.iter) - scheduler.begin)
+        for scheduler in schedulers
+        if scheduler.param_name == "lr"
+    ]
+    if any(_warms_up(s) and 0 <= step < s.end - s.begin for s, step in counted):
+        return 0.0
+    cosines = [(_periods(s), step) for s, step in counted if _periods(s)]
+    if not cosines:
+        return runner.iter / runner.max_iters
+    place = 0.0
+    for periods, step in cosines:
+        if step >= 0:  # of those that follow one another, the last that has begun
+            place = _place(periods, step)
+    return place
+
+
+def _warms_up(scheduler: _ParamScheduler) -> bool:
+    if isinstance(scheduler, LinearParamScheduler):
+        return scheduler.start_factor < scheduler.end_factor
+    if isinstance(scheduler, ConstantParamScheduler):
+        return scheduler.factor < 1
+    return "Warmup" in type(scheduler).__name__  # MMDetection's, which MMEngine does not have
+
+
+def _periods(scheduler: _ParamScheduler) -> Sequence[int]:
+    if isinstance(scheduler, CosineAnnealingParamScheduler):
+        return [scheduler.T_max]
+    return scheduler.periods if isinstance(scheduler, CosineRestartParamScheduler) else []
+
+
+def _place(periods: Sequence[int], step: int) -> float:
+    for period in periods:
+        if step < period:
+            return step / period
+        step -= period
+    return 1.0

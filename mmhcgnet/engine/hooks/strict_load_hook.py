@@ -44,13 +44,16 @@ class StrictLoadHook(Hook):
         replaced: Parts of the model that start anew when ``load_from`` gives weights to the rest,
             by the beginnings of their tensors' names, such as ``"roi_head.bbox_head.fc_cls"``. All
             that the checkpoint has there is left out. It has no effect on tests and resuming.
+        dropped: Parts that a checkpoint may have in a test though the model has not, such as a
+            mask head where boxes alone are tested.
     """
 
     # Before EMAHook, which takes the weights.
     priority = "VERY_HIGH"
 
-    def __init__(self, replaced: Sequence[str] = ()) -> None:
+    def __init__(self, replaced: Sequence[str] = (), dropped: Sequence[str] = ()) -> None:
         self.replaced = [replaced] if isinstance(replaced, str) else list(replaced)
+        self.dropped = [dropped] if isinstance(dropped, str) else list(dropped)
 
     def before_run(self, runner: Runner) -> None:
         """Let MMEngine read checkpoints without running anything from them."""
@@ -74,6 +77,10 @@ class StrictLoadHook(Hook):
         averaged = checkpoint.get("ema_state_dict", {})
         if not isinstance(averaged, dict) or not all(isinstance(name, str) for name in averaged):
             raise UsageError(f"The averaged weights in the checkpoint {path} have no names.")
+        if not isinstance(runner._train_loop, BaseLoop):
+            for name in [name for name in weights if _is_under(name, self.dropped)]:
+                if name not in own:
+                    del weights[name]
         starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         if starts and self.replaced:
             self._start_anew(checkpoint, weights, own)
@@ -105,19 +112,20 @@ class StrictLoadHook(Hook):
                     f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
                     "mmhcgnet.StrictLoadHook."
                 )
-        anew = [name for name in own if self._is_replaced(name)]
+        anew = [name for name in own if _is_under(name, self.replaced)]
         print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
         averaged = checkpoint.get("ema_state_dict", {})
         for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
             for name in list(tensors):
-                if self._is_replaced(name.removeprefix(lead)):
+                if _is_under(name.removeprefix(lead), self.replaced):
                     del tensors[name]
             if tensors:
                 tensors.update({lead + name: own[name].clone() for name in anew})
 
-    def _is_replaced(self, name: str) -> bool:
-        parts = [prefix.rstrip(".") for prefix in self.replaced]
-        return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+def _is_under(name: str, prefixes: list[str]) -> bool:
+    parts = [prefix.rstrip(".") for prefix in prefixes]
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def _explaining(runner: Runner, take_over: Callable[[], None]) -> Callable[[], None]:

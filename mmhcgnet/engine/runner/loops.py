@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmhcgnet.errors import UsageError
+from mmhcgnet.models.gates import Gate, needs_two_vectors
 
 from .data_loading import GuardedBatchSampler, guard_loader, seed_generators
 
@@ -44,12 +45,47 @@ class _Resumable:
                 f"{type(self).__name__} needs a dataloader with a batch sampler: give it a "
                 "batch_size and a data set with indices, or train with a loop of MMEngine's own."
             )
+        self._check_batches()
         # MMEngine builds samplers before it resumes the seed of the run.
         self._followers = [
             sampler
             for sampler in self._samplers()
             if getattr(sampler, "seed", None) == self.runner.seed
         ]
+
+    def _check_batches(self) -> None:
+        """Check that there is a batch, and that HCGNet can be trained on each.
+
+        Otherwise either would be noticed deep in the training, the second after an epoch.
+        """
+        loader = self.dataloader
+        kinds = {type(sampler).__name__ for sampler in self._samplers()}
+        if any("Infinite" in kind or "Source" in kind for kind in kinds):
+            return  # all batches are full
+        images, size = len(loader.sampler), loader.batch_size
+        if not len(loader):
+            raise UsageError(
+                f"The train_dataloader has no batch: its data set has {images} images for this "
+                f"process, and drop_last=True leaves out a batch of less than batch_size={size}: "
+                "set a smaller train_dataloader.batch_size, or train_dataloader.drop_last=False."
+            )
+        if not isinstance(size, int) or (images % size != 1 if size > 1 else images == 0):
+            return
+        if size > 1 and loader.drop_last:
+            return
+        mode = self.runner.model.training
+        gates = [m for m in self.runner.model.train().modules() if isinstance(m, Gate)]
+        alone = any(needs_two_vectors(gate.norm) for gate in gates)
+        self.runner.model.train(mode)
+        if alone:
+            which = "each batch" if size == 1 else f"the last batch of {images} images"
+            raise UsageError(
+                f"HCGNet cannot train on a batch of one image, as {which} would be, while the "
+                "BatchNorm of its gates uses batch statistics: set another "
+                "train_dataloader.batch_size, train_dataloader.drop_last=True (which leaves a last "
+                "batch out), model.backbone.norm_eval=True, or another norm_cfg such as "
+                "dict(type='GN', num_groups=1)."
+            )
 
     def _samplers(self) -> list:
         """All that draws indices."""

@@ -1,0 +1,75 @@
+"""Several processes at once, which meet in a group, and the same end for each of them."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from mmhcgnet.cli.launch import distributed_run
+
+if TYPE_CHECKING:
+    from .warm import Warm
+
+LIMIT = 120  # seconds
+
+
+def run_processes(
+    warm: Warm,
+    work: Callable[[int, str], None],
+    folder: Path,
+    count: int = 2,
+    backend: str = "gloo",
+) -> None:
+    """Run ``work(rank, folder)`` in processes of their own, with one thread each.
+
+    A process that hangs prints the stacks of its threads and ends; the others end with it.
+
+    Args:
+        warm: What starts them.
+        work: A function of a file that can be imported; what it builds is freed with it, before
+            the group is left.
+        folder: Where it may write, and where the processes meet.
+        count: How many processes.
+        backend: Of the group.
+    """
+    command = (__file__, inspect.getfile(work), work.__name__, folder, backend, count)
+    runs = [warm.start(*command, rank, cwd=folder) for rank in range(count)]
+    try:
+        pending = list(runs)
+        while pending:
+            for run in pending:
+                if result := run.poll():
+                    assert result.returncode == 0, result.stderr[-5000:]
+            pending = [run for run in pending if run.poll() is None]
+            time.sleep(0.01)
+    finally:
+        for run in runs:
+            if run.poll() is None:
+                run.kill(9, group=True)
+
+
+def _main(file: str, name: str, folder: str, backend: str, count: int, rank: int) -> None:
+    faulthandler.dump_traceback_later(LIMIT, exit=True)
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    meeting, timeout = f"file://{folder}/meeting", timedelta(seconds=LIMIT / 2)
+    with distributed_run():
+        dist.init_process_group(backend, meeting, timeout, world_size=count, rank=rank)
+        getattr(module, name)(rank, folder)
+
+
+if __name__ == "__main__":
+    *words, count, rank = sys.argv[1:]
+    _main(*words, int(count), int(rank))
