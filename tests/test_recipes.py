@@ -1,7 +1,9 @@
 """The classification recipes: what the built Runner, heads and pipelines really do."""
 
+import itertools
 import math
 import pickle
+import re
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -27,7 +29,8 @@ from torchvision.transforms import functional as TF
 
 from mmhcgnet.models import DropBlock
 
-CONFIGS = Path(__file__).parents[1] / "configs/hcgnet"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs/hcgnet"
 A1, A2, A3 = (
     f"hcgnet-{arch}_1xb128-mixup-sgdr-{epochs}_cifar"
     for arch, epochs in (("a1", "1270e"), ("a2", "2x630e"), ("a3", "2x630e"))
@@ -134,6 +137,12 @@ def test_recipes_share_these_schedules(name):
     cfg, same = find(name), find(RECIPES[name])
     assert cfg.param_scheduler == same.param_scheduler
     assert cfg.train_cfg == same.train_cfg
+
+
+def test_recipes_are_evaluated_every_ten_epochs():
+    for name in RECIPES:
+        assert find(name).train_cfg.val_interval == 10
+        assert all(period % 10 == 0 for period in find(name).param_scheduler[0].periods)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -366,3 +375,22 @@ def test_imagenet_is_cropped_at_random_as_by_torchvision(tmp_path):
     inputs = pipeline(dict(img_path=str(path)))["inputs"]
     expected = TF.resized_crop(Image.open(path), 31, 57, 203, 181, [224, 224])
     assert torch.equal(inputs.flip(0), TF.pil_to_tensor(expected))
+
+
+# The page that compares them
+
+
+def test_every_row_of_the_recipes_table_names_its_test_or_says_that_it_has_none():
+    lines = (ROOT / "docs/classification.md").read_text().splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.endswith("| checked by |"))
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    assert len(rows) > 20
+    tests = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 6, row
+        assert cells[-1] == "not checkable here" or cells[-1].strip("`") in tests, row

@@ -104,7 +104,7 @@ def count_paper() -> dict:
 
     print("Columns marked * are the paper's, the others are computed.\n")
     cifar = compare.compare_cifar()
-    header = ["network", "params* (M)", "params (M), 10 / 100 classes", "multiply-adds (G)"]
+    header = ["network", "params* (M)", "params (M), 10 / 100 classes"]
     rows = []
     for row in cifar:
         entry, computed = row.paper, row.computed
@@ -115,16 +115,18 @@ def count_paper() -> dict:
                 " / ".join(number(computed[n].params, 3, 1e6) for n in (10, 100))
                 if computed
                 else "–",
+                number(entry.flops),
                 number(computed and computed[10].multiply_adds, 3, 1e9),
                 number(entry.cifar10, 2),
                 number(entry.cifar100, 2),
             ]
         )
     print("Table 2: CIFAR, 32 x 32 pixels, test errors in per cent\n")
-    print(table([*header, "CIFAR-10*", "CIFAR-100*"], rows))
+    costs = ["FLOPs* (G)", "multiply-adds (G)"]
+    print(table([*header, *costs, "CIFAR-10*", "CIFAR-100*"], rows))
 
     imagenet = compare.compare_imagenet()
-    header = ["network", "params* (M)", "params (M)", "FLOPs* (G)", "multiply-adds (G)"]
+    header = ["network", "params* (M)", "params (M)", *costs]
     rows = [
         [
             (entry := row.paper).name,
