@@ -78,7 +78,7 @@ class StrictLoadHook(Hook):
         if not isinstance(averaged, dict) or not all(isinstance(name, str) for name in averaged):
             raise UsageError(f"The averaged weights in the checkpoint {path} have no names.")
         if not isinstance(runner._train_loop, BaseLoop):
-            for name in [name for name in weights if _is_under(name, self.dropped)]:
+            for name in [name for name in weights if _is_in(name, self.dropped)]:
                 if name not in own:
                     del weights[name]
         starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
@@ -112,19 +112,20 @@ class StrictLoadHook(Hook):
                     f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
                     "mmhcgnet.StrictLoadHook."
                 )
-        anew = [name for name in own if _is_under(name, self.replaced)]
+        anew = [name for name in own if _is_in(name, self.replaced)]
         print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
         averaged = checkpoint.get("ema_state_dict", {})
         for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
             for name in list(tensors):
-                if _is_under(name.removeprefix(lead), self.replaced):
+                if _is_in(name.removeprefix(lead), self.replaced):
                     del tensors[name]
             if tensors:
                 tensors.update({lead + name: own[name].clone() for name in anew})
 
 
-def _is_under(name: str, prefixes: list[str]) -> bool:
-    parts = [prefix.rstrip(".") for prefix in prefixes]
+def _is_in(name: str, parts: list[str]) -> bool:
+    """Whether a tensor is in one of the parts of a model, or is one itself."""
+    parts = [part.rstrip(".") for part in parts]
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
