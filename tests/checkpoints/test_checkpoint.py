@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections import Counter
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
 from mmengine.runner import CheckpointLoader
 
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint, use_safe_loader
@@ -73,13 +73,6 @@ def test_the_home_is_known(tmp_path, monkeypatch):
 
 
 # Reading once
-
-OPENED = []
-sys.addaudithook(lambda event, args: OPENED.append(args[0]) if event == "open" else None)
-
-
-def reads(path):
-    return Counter(map(str, OPENED))[str(path)]
 
 
 def test_a_file_is_opened_once(tmp_path):
