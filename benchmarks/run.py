@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmhcgnet.analysis.benchmark import Result
+    from mmhcgnet.analysis.benchmark.measuring import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ DRAWN = ("forward-8", "forward-1", "train-16", "mask-rcnn-forward", "mask-rcnn-t
 
 def time_of(model: str, other: str) -> Callable[[Mapping[str, "Result"]], float]:
     """Compute the time of a model in units of another one's."""
-    from mmhcgnet.analysis.benchmark import time_ratio
+    from mmhcgnet.analysis.benchmark.measuring import time_ratio
 
     return lambda results: time_ratio(results[model].times, results[other].times)
 
@@ -235,8 +235,10 @@ def main() -> None:
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     import torch
 
-    from mmhcgnet.analysis import benchmark, report
-    from mmhcgnet.engine import ops_lack_the_gpu, report_usage_errors
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.benchmark import measuring as benchmark
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.engine.configs import ops_lack_the_gpu
 
     with report_usage_errors():
         benchmark.check_device(args.device)

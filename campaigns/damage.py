@@ -18,10 +18,10 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn
 
-from mmhcgnet.engine.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.engine.errors import UsageError
-from mmhcgnet.engine.files import ATOMIC
-from mmhcgnet.engine.resume import find_resume_checkpoint
+from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
+from mmhcgnet.checkpoints.durable_files import ATOMIC
+from mmhcgnet.checkpoints.newest import find_newest
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
 SECTOR = 512  # bytes that a disk loses at once
@@ -143,7 +143,7 @@ def _notice(folder: Path, path: Path, format: str, checkpoint: dict) -> str | No
             return "not noticed"
     if format != "sealed":
         return None
-    chosen = find_resume_checkpoint([str(folder)], rank=1)
+    chosen = find_newest([str(folder)], log=False).path
     return None if chosen == str(folder / "epoch_2.pth") else f"resumes from {chosen}"
 
 

@@ -35,14 +35,14 @@ LIMIT = 60  # seconds
 HARMLESS = None
 
 DETECTION = f"""
-_base_ = "{ROOT}/configs/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
 model = dict(
     backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))),
     neck=dict(in_channels=[72, 44, 30, 23]),
 )
 """
 CLASSIFICATION = f"""
-_base_ = "{ROOT}/configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 model = dict(
     backbone=dict(arch=dict(_delete_=True, depths=(1, 1), growth_rates=(8, 8), stem="cifar")),
     head=dict(in_channels=20),

@@ -22,9 +22,9 @@ from helpers.scripts import Result
 from helpers.warm import Run, Warm
 from PIL import Image
 
-from mmhcgnet.engine.checkpoints import read_checkpoint, read_outline
-from mmhcgnet.engine.errors import UsageError
-from mmhcgnet.engine.resume import find_resume_checkpoint
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints.newest import find_newest
+from mmhcgnet.errors import UsageError
 
 TRAIN = Path(__file__).parents[1] / "tools" / "train.py"
 EPOCHS = 5
@@ -207,11 +207,11 @@ class Campaign:
         if len(regular) > self.keep + 1:
             self._fault(work_dir, f"more than {self.keep} and one are left: {regular}")
         try:
-            found = find_resume_checkpoint([str(work_dir)], rank=1)
+            found = find_newest([str(work_dir)], log=False)
         except UsageError as error:
             self._fault(work_dir, f"lost: {error}")
             return None
-        now = read_outline(found)["meta"]["iter"] if found else None
+        now = found.iteration if found else None
         if before is not None and (now is None or now < before):
             self._fault(work_dir, f"lost: iteration {before}, and now {now}")
         return now

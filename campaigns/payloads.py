@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import codecs
+import copyreg
 import functools
 import http.server
 import importlib
@@ -22,6 +23,7 @@ import pickle
 import random
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -29,9 +31,10 @@ import tempfile
 import threading
 import timeit
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,9 @@ from helpers.warm import Warm
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from PIL import Image
+
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 CONVERTERS = ROOT / "tools/model_converters"
@@ -71,6 +77,7 @@ train_dataloader = test_dataloader
 test_evaluator = dict(type="Accuracy", topk=(1,))
 test_cfg = dict()
 train_cfg = dict(by_epoch=True, max_epochs=1)
+default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1))
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.01, momentum=0.9))
 """
 DETECTOR = """
@@ -96,8 +103,8 @@ test_dataloader = dict(dataset=dict(type="CocoDataset", pipeline=pipeline))
 """
 SCRIPT = """
 import sys
-from mmhcgnet.engine import report_usage_errors
-from mmhcgnet.engine.checkpoints import use_safe_loader
+from mmhcgnet.cli.report import report_usage_errors
+from mmhcgnet.checkpoints import use_safe_loader
 
 use_safe_loader()
 with report_usage_errors():
@@ -203,6 +210,123 @@ def config_text(*places: str) -> Payload:
         Config.fromstring(part, ".py")
 
     return Payload(make, trigger=trigger, loads=True)
+
+
+def hidden(place: str, method: str) -> Payload:
+    """Such a text in a dict whose attribute hides the method that would take the text out.
+
+    Args:
+        place: Where that dict is: ``""`` for the whole file, or a dotted place.
+        method: The name of the attribute.
+    """
+    keys = place.split(".") if place else []
+    text = config_text("meta.config", "message_hub.runtime_info.cfg")
+
+    def make(genuine: dict, line: str) -> bytes:
+        text.make(genuine, line)
+        part = OrderedDict(functools.reduce(dict.__getitem__, keys, genuine))
+        setattr(part, method, np.ndarray)  # which is allowed, and takes any arguments
+        if not keys:
+            return saved(part)
+        functools.reduce(dict.__getitem__, keys[:-1], genuine)[keys[-1]] = part
+        return saved(genuine)
+
+    return replace(text, make=make)
+
+
+def hidden_everywhere(genuine: dict, line: str) -> bytes:
+    """Such a text in a file in which every method of every dict is hidden."""
+    config_text("meta.config", "message_hub.runtime_info.cfg").make(genuine, line)
+
+    def hide(part: object) -> object:
+        if not isinstance(part, dict):
+            return list(map(hide, part)) if isinstance(part, list) else part
+        new = OrderedDict((key, hide(value)) for key, value in part.items())
+        vars(new).update({name: np.ndarray for name in dir(dict) if not name.startswith("__")})
+        return new
+
+    return pickled(hide(genuine))
+
+
+def pickled(checkpoint: object) -> bytes:
+    """What ``torch.save`` would write if it did not ask the methods that are hidden."""
+    buffer = io.BytesIO()
+    # Their items are written by the methods of the class.
+    copyreg.dispatch_table[OrderedDict] = lambda part: (
+        OrderedDict, (), vars(part) or None, None, iter(OrderedDict.items(part))
+    )  # fmt: skip
+    try:
+        torch.save(checkpoint, buffer)
+    finally:
+        del copyreg.dispatch_table[OrderedDict]
+    return buffer.getvalue()
+
+
+def paths(form: str) -> Payload:
+    """A genuine checkpoint with paths of others' files wherever MMEngine or a hook reads a name.
+
+    Args:
+        form: What a path is made by, of the name of a folder beside the run's.
+    """
+
+    def make(genuine: dict, line: str) -> bytes:
+        folder = Path(line.split("'")[1]).parent
+        path = form.format(folder=folder)
+        info = genuine["message_hub"]["runtime_info"]
+        names = ("last_ckpt", "best_ckpt", "best_ckpt_accuracy/top1", "best_key", "experiment_name")
+        info.update({**dict.fromkeys(info, path), **dict.fromkeys(names, path)})
+        info.update(outdated_ckpts=[path, f"{path}/file"])
+        info.update(keep_ckpt_ids=[path, f"/../{path}", 1, 2])
+        genuine["message_hub"]["resumed_keys"].update(dict.fromkeys(info, True))
+        for key in ("exp_name", "experiment_name", "time", "hook_msgs", "cfg", "config"):
+            genuine["meta"][key] = path
+        return saved(genuine)
+
+    return Payload(make, loads=True, runs=False)
+
+
+def two_directories(genuine: dict, line: str) -> bytes:
+    """An archive whose last record points to another directory than that in front of it."""
+    plain = {name: content for name, content in _records(saved(genuine)).items()}
+    program = {name: content for name, content in plain.items()}
+    (name,) = (name for name in plain if name.endswith("data.pkl"))
+    program[name] = pickle.dumps(Call(exec, line), protocol=2)
+    # The one is a program for TorchScript, by its name, and the longer one.
+    plain[name.replace("data.pkl", "constants_pkl")] = b""
+    program[name.replace("data.pkl", "constants.pkl")] = bytes(sum(map(len, plain.values())))
+    (first, pointed), (second, real) = map(_stored, (program, plain))
+    assert len(pointed) == len(real)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *[len(plain)] * 2, len(real), len(first), 0)
+    real, start = bytearray(real), 0
+    while start < len(real):
+        lengths = struct.unpack_from("<3H", real, start + 28)
+        (offset,) = struct.unpack_from("<L", real, start + 42)
+        # Python's reader adds how much further the directory is than the last record says.
+        struct.pack_into("<L", real, start + 42, offset + len(first) - len(second))
+        start += 46 + sum(lengths)
+    return first + pointed + second + bytes(real) + end
+
+
+def _records(archive: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        return {name: source.read(name) for name in source.namelist()}
+
+
+def _stored(records: dict[str, bytes]) -> tuple[bytes, bytes]:
+    """The records of an archive and its directory."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as target:
+        for name, content in records.items():
+            target.writestr(zipfile.ZipInfo(name), content)
+        start = target.start_dir
+    return buffer.getvalue()[:start], buffer.getvalue()[start:-22]
+
+
+def unpickle_pointed(path: Path) -> object:
+    """Unpickle what PyTorch's reader of archives finds."""
+    reader = torch._C.PyTorchFileReader(str(path))
+    assert "constants.pkl" in reader.get_all_records()
+    return pickle.loads(reader.get_record("data.pkl"))
 
 
 def by_attributes(line: str) -> Call:
@@ -377,6 +501,19 @@ PAYLOADS: dict[str, Payload] = {
     "meta.config": config_text("meta.config"),
     "meta.cfg": config_text("meta.cfg"),
     "runtime_info.cfg": config_text("message_hub.runtime_info.cfg", "meta.config"),
+    **{
+        f"hidden {method} in {place or 'the file'}": hidden(place, method)
+        for place, method in (
+            ("", "get"),
+            ("meta", "pop"),
+            ("message_hub", "get"),
+            ("message_hub.runtime_info", "pop"),
+        )
+    },
+    "hidden everywhere": replace(config_text("meta.config"), make=hidden_everywhere),
+    "two directories": Payload(two_directories, trigger=unpickle_pointed, loads=True),
+    "absolute paths": paths("{folder}/victim"),
+    "relative paths": paths("../victim"),
     "storage that is too large": Payload(too_large, runs=False),
     "bomb": Payload(bomb, loads=True, runs=False),
 }
@@ -468,10 +605,15 @@ class Case:
             What went wrong, if anything did.
         """
         name, mark = self.write(kind)
+        victim = self.folder / "victim"
+        victim.mkdir(exist_ok=True)
+        (victim / "file").touch()
         result = self.entries[entry](name)
         if mark.exists():
             mark.unlink()
             return "EXECUTED"
+        if not (victim / "file").exists():
+            return "DELETED"
         sentences = [line for line in result.err.splitlines() if line.startswith("error: ")]
         refused = result.code == 2 and len(sentences) == 1
         refused = refused and "Traceback" not in result.err
@@ -493,6 +635,41 @@ def bites(kind: str, folder: Path, genuine: dict) -> bool:
     if found:
         mark.rmdir() if mark.is_dir() else mark.unlink()
     return found
+
+
+def read_in_threads(folder: Path, reads: int) -> list[str]:
+    """Read good and malicious files in four threads at once; what went wrong."""
+    good, bad, mark = folder / "good.pth", folder / "bad.pth", folder / "mark-threads"
+    torch.save(dict(history=HistoryBuffer([1.0], [1]), number=np.float64(2)), good)
+    # Another package allows what is malicious, which is to have no effect here.
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([exec])
+    bad.write_bytes(saved(dict(extra=Call(exec, f"open('{mark}', 'w')"))))
+    problems = []
+
+    def work() -> None:
+        for _ in range(reads):
+            try:
+                if read_checkpoint(str(good))["number"] != 2:
+                    problems.append("threads: another number")
+            except UsageError as error:
+                problems.append(f"threads: {error}")
+            try:
+                read_checkpoint(str(bad))
+                problems.append("threads: EXECUTED" if mark.exists() else "threads: not refused")
+            except UsageError:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if set(torch.serialization.get_safe_globals()) != {*before, exec}:
+        problems.append("threads: what PyTorch allows has changed")
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+    return problems
 
 
 @contextmanager
@@ -547,10 +724,12 @@ def main() -> None:
                 if problem := case.try_entry(kind, entry):
                     failures.append(f"{kind} x {entry}: {problem}")
                     print(failures[-1], file=sys.stderr, flush=True)
-    executed = sum("EXECUTED" in failure for failure in failures)
+        failures += read_in_threads(Path(folder), reads=100)
+    executed = sum("EXECUTED" in failure or "DELETED" in failure for failure in failures)
     print(
-        f"payloads: {len(kinds)} kinds x {len(entries)} ways in, {runs} runs: {executed} executed, "
-        f"{len(failures) - executed} not refused as they should"
+        f"payloads: {len(kinds)} kinds x {len(entries)} ways in, {runs} runs, and 400 reads in "
+        f"threads: {executed} executed or deleted, {len(failures) - executed} not refused as they "
+        "should"
     )
     sys.exit(bool(failures))
 

@@ -20,7 +20,7 @@ import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from mmhcgnet.engine import ops_lack_the_gpu
+from mmhcgnet.engine.configs import ops_lack_the_gpu
 
 DATA = Path("data/shapes")
 COLOURS = np.array(
@@ -128,7 +128,7 @@ def latest_log(work_dir: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--config", default="configs/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+        "--config", default="configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="where the results go")
     parser.add_argument(
@@ -167,7 +167,7 @@ Done.
   log         {latest_log(work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:
-  python demo/run_demo.py --config configs/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
+  python demo/run_demo.py --config configs/mask_rcnn/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
   the README's sections on training on COCO and on your own data set"""
     )

@@ -6,29 +6,40 @@ from ._compat import check_dependencies
 # installation should end in one clear sentence instead of a traceback from inside them.
 check_dependencies()
 
-from .engine.finite import NonFiniteHook  # noqa: E402
-from .engine.hooks import ChannelsLastHook, DeployHook, DropBlockHook  # noqa: E402
-from .engine.loading import DataGuardHook  # noqa: E402
-from .engine.loops import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
-from .engine.saving import InterruptHook, SafeCheckpointHook  # noqa: E402
-from .engine.strict_load import StrictLoadHook  # noqa: E402
+from .engine.hooks import (  # noqa: E402
+    ChannelsLastHook,
+    ClassOrderHook,
+    DataGuardHook,
+    DeployHook,
+    DropBlockHook,
+    ImageNameHook,
+    InterruptHook,
+    NonFiniteHook,
+    SafeCheckpointHook,
+    StrictLoadHook,
+    UntrainedNormHook,
+)
+from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
 from .models import DropoutNeck, HCGNet  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
     "ChannelsLastHook",
+    "ClassOrderHook",
     "DataGuardHook",
     "DeployHook",
     "DropBlockHook",
     "DropoutNeck",
     "HCGNet",
+    "ImageNameHook",
     "InterruptHook",
     "NonFiniteHook",
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "SafeCheckpointHook",
     "StrictLoadHook",
+    "UntrainedNormHook",
     "__version__",
 ]
 

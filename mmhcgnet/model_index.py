@@ -25,14 +25,14 @@ def register_classifiers() -> None:
     that does not fit is a warning here, whatever it raises, and an error where it is used.
     """
     try:
-        metafile = shipped_path("configs/metafile_classification.yml")
+        metafile = shipped_path("configs/hcgnet/metafile.yml")
         if find_spec("mmpretrain") is None or not metafile.is_file():
             return
         from mmpretrain.apis import ModelHub
 
         # The hub refuses a name that it has: this package was imported before and is reloaded.
         with suppress(ValueError):
-            ModelHub.register_model_index(metafile, config_prefix=metafile.parents[1])
+            ModelHub.register_model_index(metafile, config_prefix=metafile.parents[2])
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         warnings.warn(

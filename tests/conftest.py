@@ -16,7 +16,7 @@ from helpers.warm import Warm
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 
-from mmhcgnet.engine import ops_lack_the_gpu
+from mmhcgnet.engine.configs import ops_lack_the_gpu
 
 if ops_lack_the_gpu():
     # The tools' tests build detectors: on a CUDA device they would find no ops.

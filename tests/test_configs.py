@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import mmdet
 import pytest
 import torch
+from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-LEAVES = sorted(CONFIGS.glob("*.py"))
+LEAVES = sorted(path for path in CONFIGS.rglob("*.py") if "_base_" not in path.parts)
+NAMED = {path.stem: path for path in LEAVES}
 CLASSIFIERS = [path for path in LEAVES if path.name.startswith("hcgnet-")]
 PAPER_RECIPE = {"1x": (12, [8, 11]), "2x": (24, [16, 22])}
 # Table 1: parameters by network and data set.
@@ -31,7 +34,7 @@ def load(path):
 
 
 def find(name):
-    return load(CONFIGS / f"{name}.py")
+    return load(NAMED[name])
 
 
 def trains_nothing_from_a_batch_of_one(loader):
@@ -114,3 +117,33 @@ def test_light_detectors_differ_in_the_backbone_alone():
     for cfg in cfgs:
         cfg.model.backbone = cfg.model.neck.in_channels = None
     assert cfgs[0].to_dict() == cfgs[1].to_dict()
+
+
+def test_one_base_file_sets_the_training_loop():
+    setting = [p.name for p in CONFIGS.rglob("*.py") if "EpochLoop" in p.read_text()]
+    assert setting == ["guards.py"]
+    assert {load(path).train_cfg.type for path in LEAVES} == {"mmhcgnet.ResumableEpochLoop"}
+
+
+def test_the_v1_detector_is_mmdetections_legacy_one_without_anchors_across_the_border():
+    cfg = find("mask-rcnn_hcgnet-b_fpn_1x_coco_v1")
+    model = cfg.model.to_dict()
+    folder = Path(mmdet.__file__).parent / ".mim/configs/legacy_1.x"
+    legacy = Config.fromfile(folder / "mask-rcnn_r50_fpn_1x_coco_v1.py").model.to_dict()
+    assert model["train_cfg"]["rpn"].pop("allowed_border") == 0
+    assert legacy["train_cfg"]["rpn"].pop("allowed_border") == -1
+    for part in ("rpn_head", "roi_head", "train_cfg", "test_cfg"):
+        assert model[part] == legacy[part], part
+    today = find("mask-rcnn_hcgnet-b_fpn_1x_coco")
+    assert cfg.model.backbone == dict(today.model.backbone, weight_init="pytorch")
+    for key in ("optim_wrapper", "param_scheduler", "train_cfg", "train_dataloader"):
+        assert cfg[key] == today[key]
+
+
+def test_no_anchor_of_the_v1_detector_crosses_the_border():
+    """As MMDetection 1.x sorted them out before it assigned them to boxes."""
+    cfg = find("mask-rcnn_hcgnet-b_fpn_1x_coco_v1")
+    border = cfg.model.train_cfg.rpn.allowed_border
+    anchors = torch.tensor([[0.0, 0, 9, 9], [-1, 0, 9, 9], [0, 0, 20, 9], [5, 5, 19, 19]])
+    inside = anchor_inside_flags(anchors, torch.ones(4).bool(), (20, 20), border)
+    assert inside.tolist() == [True, False, False, True]

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import re
 import sys
 import types
 import warnings
@@ -18,11 +19,16 @@ from modelindex.load_model_index import load
 
 import mmhcgnet
 from mmhcgnet import model_index
-from mmhcgnet.analysis import complexity, paper
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+CONFIGS = {
+    path.stem: path
+    for path in sorted((ROOT / "configs").rglob("*.py"))
+    if "_base_" not in path.parts
+}
 INDEX = load(str(ROOT / "model-index.yml"))
 MODELS = {model.name: model for model in INDEX.models}
 CLASSIFIERS = [name for name in MODELS if name.startswith("hcgnet-")]
@@ -42,14 +48,40 @@ def read(name):
 def test_every_config_has_an_entry_and_every_entry_a_config():
     assert sorted(model.name for model in INDEX.models) == sorted(CONFIGS)
     for name, model in MODELS.items():
-        assert model.config == f"configs/{CONFIGS[name].name}"
+        assert ROOT / model.config == CONFIGS[name]
     assert INDEX.check(silent=True) == []
 
 
 def test_classifiers_and_detectors_have_files_of_their_own():
-    for kind, scope in (("classification", "mmpretrain"), ("detection", "mmdet")):
-        names = {model.name for model in load(str(ROOT / f"configs/metafile_{kind}.yml")).models}
+    for method, scope in (("hcgnet", "mmpretrain"), ("mask_rcnn", "mmdet")):
+        names = {model.name for model in load(str(ROOT / f"configs/{method}/metafile.yml")).models}
         assert names == {name for name in CONFIGS if read(name).default_scope == scope}
+
+
+@pytest.mark.parametrize("method", ["hcgnet", "mask_rcnn"])
+def test_the_readme_of_a_method_lists_its_configs_with_the_numbers_of_the_index(method):
+    """A config that is the released program's stands beside the paper's, by name alone."""
+    lines = (ROOT / f"configs/{method}/README.md").read_text().splitlines()
+    rows = [re.fullmatch(r"\| \[(\S+)\]\((\S+)\)[^|]*\|(.*)\|", line) for line in lines]
+    rows = {row[1]: (row[2], row[3].split("|")) for row in rows if row}
+    models = {
+        model.name: model for model in load(str(ROOT / f"configs/{method}/metafile.yml")).models
+    }
+    assert set(rows) == {name for name in models if "-released" not in name}
+    for name, (link, (_, params, multiply_adds, *results)) in rows.items():
+        metadata = models[name].metadata
+        assert (ROOT / "configs" / method / link).resolve() == CONFIGS[name].resolve()
+        assert params.strip() == f"{metadata.parameters / 1e6:.2f} M"
+        assert multiply_adds.strip() == f"{metadata.flops / 1e9:.2f} G"
+        found = {}
+        for result in models[name].results or []:
+            found |= result.metrics
+        wanted = [found.get(key) for key in ("box AP", "mask AP")]
+        if method == "hcgnet":
+            accuracies = [found.get(f"Top {k} Accuracy") for k in (1, 5)]
+            wanted = [None if accuracy is None else 100 - accuracy for accuracy in accuracies]
+        stated = [None if text.strip() == "–" else float(text) for text in results]
+        assert stated == pytest.approx(wanted)
 
 
 @functools.cache

@@ -19,8 +19,8 @@ MIM_FILES = {
     "mmhcgnet/.mim/configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py",
     "mmhcgnet/.mim/tools/train.py",
     "mmhcgnet/.mim/model-index.yml",
-    "mmhcgnet/.mim/configs/metafile_classification.yml",
-    "mmhcgnet/.mim/configs/metafile_detection.yml",
+    "mmhcgnet/.mim/configs/hcgnet/metafile.yml",
+    "mmhcgnet/.mim/configs/mask_rcnn/metafile.yml",
 }
 
 

@@ -1,7 +1,9 @@
 """The classification recipes: what the built Runner, heads and pipelines really do."""
 
+import itertools
 import math
 import pickle
+import re
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -27,7 +29,8 @@ from torchvision.transforms import functional as TF
 
 from mmhcgnet.models import DropBlock
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs/hcgnet"
 A1, A2, A3 = (
     f"hcgnet-{arch}_1xb128-mixup-sgdr-{epochs}_cifar"
     for arch, epochs in (("a1", "1270e"), ("a2", "2x630e"), ("a3", "2x630e"))
@@ -136,6 +139,12 @@ def test_recipes_share_these_schedules(name):
     assert cfg.train_cfg == same.train_cfg
 
 
+def test_recipes_are_evaluated_every_ten_epochs():
+    for name in RECIPES:
+        assert find(name).train_cfg.val_interval == 10
+        assert all(period % 10 == 0 for period in find(name).param_scheduler[0].periods)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_optimiser_decays_every_parameter(name):
     cfg = find(name)
@@ -236,9 +245,26 @@ def test_only_the_released_cifar_recipe_has_dropblock(name):
         paper, released = (MODELS.build(find(name, kind).model) for kind in (False, True))
     assert not any(isinstance(m, DropBlock) for m in paper.modules())
     (layer,) = (m for m in released.modules() if isinstance(m, DropBlock))
-    assert (layer.block_size, layer.drop_prob) == (2, 0.1)
+    assert (layer.block_size, layer.drop_prob, layer.style) == (2, 0.1, "released")
     assert find(name, released=True).custom_hooks == [dict(type="mmhcgnet.DropBlockHook")]
     assert paper.state_dict().keys() == released.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", [f"{A1}10", f"{A2}100", f"{A3}10", B, C])
+def test_only_the_released_recipe_has_pytorchs_initialisation(name):
+    """In the classifier as well: a layer is never drawn again after it was built."""
+    paper, released = (find(name, kind).model for kind in (False, True))
+    assert "weight_init" not in paper.backbone
+    assert (released.backbone.weight_init, released.head.init_cfg) == ("pytorch", None)
+    released.backbone.arch = dict(depths=(1,), growth_rates=(8,))
+    released.head.in_channels = 72
+    model = MODELS.build(released)
+    built = deepcopy(model.state_dict())
+    model.init_weights()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, built[key]), key
+    assert model.head.fc.bias.abs().max() > 0
+    assert model.backbone.stages[0][0].forget_gate.attention.bias.abs().max() > 0
 
 
 # Data
@@ -349,3 +375,22 @@ def test_imagenet_is_cropped_at_random_as_by_torchvision(tmp_path):
     inputs = pipeline(dict(img_path=str(path)))["inputs"]
     expected = TF.resized_crop(Image.open(path), 31, 57, 203, 181, [224, 224])
     assert torch.equal(inputs.flip(0), TF.pil_to_tensor(expected))
+
+
+# The page that compares them
+
+
+def test_every_row_of_the_recipes_table_names_its_test_or_says_that_it_has_none():
+    lines = (ROOT / "docs/classification.md").read_text().splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.endswith("| checked by |"))
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    assert len(rows) > 20
+    tests = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 6, row
+        assert cells[-1] == "not checkable here" or cells[-1].strip("`") in tests, row

@@ -73,32 +73,33 @@ def test(args: argparse.Namespace) -> None:
     from mmengine.registry import METRICS, RUNNERS
     from mmengine.runner import Runner
 
-    from mmhcgnet import engine
+    from mmhcgnet import cli
 
-    engine.use_safe_loader()
-    out_item = engine.decide_out_item(args.out, args.out_item)
-    cfg = engine.load_config(args.config, args.cfg_options)
-    engine.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
-    engine.check_ops(cfg)
-    engine.check_checkpoint(cfg, args.checkpoint)
+    cli.use_safe_loader()
+    out_item = cli.decide_out_item(args.out, args.out_item)
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
+    cli.check_ops(cfg)
+    cli.check_checkpoint(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
-    engine.set_work_dir(cfg, args.work_dir)
-    engine.set_dataloader_defaults(cfg, not args.no_pin_memory)
+    cli.set_work_dir(cfg, args.work_dir)
+    cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
     if args.amp:
-        cfg.test_cfg.fp16 = True
+        cli.set_amp_testing(cfg)
+    cli.check_amp_testing(cfg)
     if args.show or args.show_dir:
-        engine.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
+        cli.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
     if args.deploy:
-        engine.set_deploy(cfg)
+        cli.set_deploy(cfg)
     if args.tta:
-        engine.set_test_time_augmentation(cfg)
-    engine.set_guards(cfg)
-    engine.check_data(cfg, "test")
-    engine.prepare_distributed(cfg, training=False)
+        cli.set_test_time_augmentation(cfg)
+    cli.set_guards(cfg)
+    cli.check_data(cfg, "test", files_only=cli.launched_rank(cfg.launcher) > 0)
+    cli.prepare_distributed(cfg, training=False)
 
-    with engine.explain_misspelt_types():
+    with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         if out_item == "pred":
             # MMDetection's own dump packs masks as RLE.
@@ -106,6 +107,7 @@ def test(args: argparse.Namespace) -> None:
             dump = METRICS.build(dict(type=kind, out_file_path=args.out))
             runner.test_evaluator.metrics.append(dump)
         metrics = runner.test()
+    cli.check_metrics(metrics, runner.test_evaluator.metrics)
     if out_item == "metrics" and is_main_process():
         mmengine.dump(metrics, args.out)
 
@@ -115,7 +117,8 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import distributed_run, report_usage_errors
+    from mmhcgnet.cli.launch import distributed_run
+    from mmhcgnet.cli.report import report_usage_errors
 
     with distributed_run(), report_usage_errors(args.launcher):
         test(args)

@@ -63,42 +63,42 @@ def train(args: argparse.Namespace) -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmhcgnet import engine
+    from mmhcgnet import cli
 
-    engine.use_safe_loader()
-    cfg = engine.load_config(args.config, args.cfg_options)
-    engine.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
-    engine.check_trainable(cfg)
-    engine.check_ops(cfg)
+    cli.use_safe_loader()
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
+    cli.check_trainable(cfg)
+    cli.check_ops(cfg)
     cfg.launcher = args.launcher
-    engine.set_work_dir(cfg, args.work_dir)
-    engine.set_dataloader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    cli.set_work_dir(cfg, args.work_dir)
+    cli.set_dataloader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     if args.no_validate:
-        engine.drop_validation(cfg)
+        cli.drop_validation(cfg)
     if args.amp:
-        engine.set_amp_training(cfg)
-    engine.check_amp_training(cfg)
+        cli.set_amp_training(cfg)
+    cli.check_amp_training(cfg)
     if args.auto_scale_lr:
-        engine.set_auto_scale_lr(cfg)
-    resuming = engine.set_resume(cfg, args.resume)
+        cli.set_auto_scale_lr(cfg)
+    resuming = cli.set_resume(cfg, args.resume)
     if args.replace and (resuming or not cfg.get("load_from")):
-        raise engine.UsageError(
+        raise cli.UsageError(
             "--replace says what starts anew beside the weights of load_from, and this run "
             + ("resumes: leave it out." if resuming else "has none: pass load_from=CHECKPOINT.")
         )
     if cfg.get("load_from"):
-        engine.check_checkpoint(cfg, cfg.load_from)
+        cli.check_checkpoint(cfg, cfg.load_from)
     if not resuming:
-        engine.check_pretrained_files(cfg.model)
-        engine.check_frozen_backbone(cfg)
-    engine.set_guards(cfg, args.replace)
-    engine.check_data(cfg, "train", "val")
-    engine.prepare_distributed(cfg, training=True)
+        cli.check_pretrained_files(cfg.model)
+        cli.check_frozen_backbone(cfg)
+    cli.set_guards(cfg, args.replace)
+    cli.check_data(cfg, "train", "val", files_only=cli.launched_rank(cfg.launcher) > 0)
+    cli.prepare_distributed(cfg, training=True)
 
-    with engine.explain_misspelt_types():
+    with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
         if resuming:
-            engine.drop_pretrained(runner.model)
+            cli.drop_pretrained(runner.model)
         elif args.resume:
             runner.logger.warning(
                 f"There is no checkpoint to resume from in {cfg.work_dir}: training starts anew."
@@ -111,7 +111,8 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import distributed_run, report_usage_errors
+    from mmhcgnet.cli.launch import distributed_run
+    from mmhcgnet.cli.report import report_usage_errors
 
     with distributed_run(), report_usage_errors(args.launcher):
         train(args)

@@ -3,7 +3,7 @@
 The data are JPEG files, listed by split.py.
 """
 
-_base_ = "../../configs/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
+_base_ = "../../configs/hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
 
 model = dict(train_cfg=dict(_delete_=True))
 

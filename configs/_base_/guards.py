@@ -1,4 +1,4 @@
-"""What guards a run: docs/safety.md."""
+"""What guards a run, docs/safety.md, and the loops of every run."""
 
 guards = dict(
     checkpoint=dict(type="mmhcgnet.SafeCheckpointHook"),
@@ -6,4 +6,10 @@ guards = dict(
     data_guard=dict(type="mmhcgnet.DataGuardHook"),
     non_finite=dict(type="mmhcgnet.NonFiniteHook"),
     interrupt=dict(type="mmhcgnet.InterruptHook"),
+    class_order=dict(type="mmhcgnet.ClassOrderHook"),
+    untrained_norm=dict(type="mmhcgnet.UntrainedNormHook"),
 )
+
+train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")

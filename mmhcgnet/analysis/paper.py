@@ -3,7 +3,7 @@
 Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
 AAAI 2020, https://arxiv.org/abs/1908.09699. Every number here is the paper's, none was measured
 with this project. Parameters are in millions, FLOPs in thousand millions of multiply-adds, errors
-and precisions in per cent; what the paper leaves open is ``None``.
+and precisions in per cent; what the paper does not give is ``None``.
 
 ``config`` names the network where it can be built: a file of ``configs/``, or one of MMPretrain or
 MMDetection with ``changes`` to its model.
@@ -33,7 +33,8 @@ class CifarEntry(Entry):
     """A row of table 2: test errors. ``config`` has a gap for the number of classes."""
 
     name: str
-    params: float | None
+    params: float
+    flops: float | None
     cifar10: float | None
     cifar100: float | None
     config: str | None = None
@@ -44,8 +45,8 @@ class ImageNetEntry(Entry):
     """A row of table 3: errors on the validation set, one crop of 224 pixels."""
 
     name: str
-    params: float | None
-    flops: float | None
+    params: float
+    flops: float
     top1: float
     top5: float | None
     config: str | None = None
@@ -77,30 +78,35 @@ class RobustnessEntry(Entry):
     config: str | None = None
 
 
+_A1 = "hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}.py"
+_A2 = "hcgnet/hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}.py"
+_A3 = "hcgnet/hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}.py"
+
 CIFAR = (
-    CifarEntry("CondenseNet-182", 4.2, 3.76, 18.47),
-    CifarEntry("SparseNet-BC", 16.7, 4.10, 18.22),
-    CifarEntry("AOGNet", 24.8, 3.27, 16.63),
-    CifarEntry("LogDenseNetV2", 19.0, 3.75, 18.80),
-    CifarEntry("WRN-28", 36.5, 4.17, 20.50),
-    CifarEntry("ResNeXt-29+SK", 27.7, 3.47, 17.33),
-    CifarEntry("Res2NeXt-29", 36.9, None, 16.56),
-    CifarEntry("DenseNet-BC-190", 25.6, 3.46, 17.18),
-    CifarEntry("DPN-28-10", 47.8, 3.65, 20.23),
-    CifarEntry("MixNet-190", 48.5, 3.13, 16.96),
-    CifarEntry("NASNet-A", 3.3, 3.41, 19.70),
-    CifarEntry("NASNet-A", 50.9, None, 16.03),
-    CifarEntry("AmoebaNet-A", 4.6, 3.34, None),
-    CifarEntry("AmoebaNet-B", 34.9, 2.98, 17.66),
-    CifarEntry("PNASNet", 3.2, 3.41, 19.53),
-    CifarEntry("PNASNet", 53.0, None, 16.70),
-    CifarEntry("ENASNet", 4.6, 3.54, 19.43),
-    CifarEntry("ENASNet", 52.7, None, 16.44),
-    CifarEntry("HCGNet-A1", None, 3.15, 18.13, "hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}.py"),
-    CifarEntry("HCGNet-A2", None, 2.29, 16.54, "hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}.py"),
-    CifarEntry("HCGNet-A3", None, 2.14, 15.96, "hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}.py"),
+    CifarEntry("CondenseNet-182", 4.2, 0.5, 3.76, 18.47),
+    CifarEntry("SparseNet-BC", 16.7, None, 4.10, 18.22),
+    CifarEntry("AOGNet", 24.8, 3.7, 3.27, 16.63),
+    CifarEntry("LogDenseNetV2", 19.0, 11.1, 3.75, 18.80),
+    CifarEntry("WRN-28", 36.5, 5.2, 4.17, 20.50),
+    CifarEntry("ResNeXt-29+SK", 27.7, None, 3.47, 17.33),
+    CifarEntry("Res2NeXt-29", 36.9, None, None, 16.56),
+    CifarEntry("DenseNet-BC-190", 25.6, 9.4, 3.46, 17.18),
+    CifarEntry("DPN-28-10", 47.8, None, 3.65, 20.23),
+    CifarEntry("MixNet-190", 48.5, 17.3, 3.13, 16.96),
+    CifarEntry("NASNet-A", 3.3, None, 3.41, 19.70),
+    CifarEntry("NASNet-A", 50.9, None, None, 16.03),
+    CifarEntry("AmoebaNet-A", 4.6, None, 3.34, None),
+    CifarEntry("AmoebaNet-B", 34.9, None, 2.98, 17.66),
+    CifarEntry("PNASNet", 3.2, None, 3.41, 19.53),
+    CifarEntry("PNASNet", 53.0, None, None, 16.70),
+    CifarEntry("ENASNet", 4.6, None, 3.54, 19.43),
+    CifarEntry("ENASNet", 52.7, None, None, 16.44),
+    CifarEntry("HCGNet-A1", 1.1, 0.2, 3.15, 18.13, _A1),
+    CifarEntry("HCGNet-A2", 3.1, 0.5, 2.29, 16.54, _A2),
+    CifarEntry("HCGNet-A3", 11.4, 2.0, 2.14, 15.96, _A3),
 )
 
+_HCGNET = "hcgnet/hcgnet-{}_2xb128-mixup-lbs-sgdr-630e_in1k.py"
 _RESNET = "mmpretrain::resnet/resnet{}_8xb32_in1k.py"
 _SERESNET = "mmpretrain::seresnet/seresnet{}_8xb32_in1k.py"
 _RESNEXT = "mmpretrain::resnext/resnext{}-32x4d_8xb32_in1k.py"
@@ -110,15 +116,15 @@ _DENSENET264 = dict(_delete_=True, growth_rate=32, depths=[6, 12, 64, 48], init_
 
 IMAGENET = (
     ImageNetEntry("ResNet-50", 25.6, 3.9, 24.6, 7.5, _RESNET.format(50)),
-    ImageNetEntry("ResNet-50+SE", 28.1, None, 23.1, 6.7, _SERESNET.format(50)),
-    ImageNetEntry("ResNet-50+CBAM", None, None, 22.7, 6.3),
+    ImageNetEntry("ResNet-50+SE", 28.1, 3.9, 23.1, 6.7, _SERESNET.format(50)),
+    ImageNetEntry("ResNet-50+CBAM", 28.1, 3.9, 22.7, 6.3),
     ImageNetEntry("ResNet-101", 44.6, 7.6, 23.4, 6.9, _RESNET.format(101)),
-    ImageNetEntry("ResNet-101+SE", 49.3, None, 22.4, 6.2, _SERESNET.format(101)),
-    ImageNetEntry("ResNet-101+CBAM", None, None, 21.5, 5.7),
+    ImageNetEntry("ResNet-101+SE", 49.3, 7.6, 22.4, 6.2, _SERESNET.format(101)),
+    ImageNetEntry("ResNet-101+CBAM", 49.3, 7.6, 21.5, 5.7),
     ImageNetEntry("ResNeXt-50", 25.0, 3.8, 22.9, 6.5, _RESNEXT.format(50)),
-    ImageNetEntry("ResNeXt-50+SE", 27.6, None, 21.9, 6.0, _SERESNEXT.format(50)),
+    ImageNetEntry("ResNeXt-50+SE", 27.6, 3.8, 21.9, 6.0, _SERESNEXT.format(50)),
     ImageNetEntry("ResNeXt-101", 44.2, 7.5, 21.5, 5.8, _RESNEXT.format(101)),
-    ImageNetEntry("ResNeXt-101+SE", 49.0, None, 21.2, 5.7, _SERESNEXT.format(101)),
+    ImageNetEntry("ResNeXt-101+SE", 49.0, 7.5, 21.2, 5.7, _SERESNEXT.format(101)),
     ImageNetEntry("ResNeXt-101+SK", 48.9, 8.5, 20.2, None),
     ImageNetEntry("DenseNet-169", 14.2, 3.5, 23.8, 6.9, _DENSENET.format(169)),
     ImageNetEntry("DenseNet-201", 20.0, 4.4, 22.6, 6.3, _DENSENET.format(201)),
@@ -137,11 +143,11 @@ IMAGENET = (
         *("WideResNet-18", 45.6, 6.7, 25.6, 8.2, _RESNET.format(18)),
         changes=dict(backbone=dict(base_channels=128), head=dict(in_channels=1024)),
     ),
-    ImageNetEntry("WideResNet-18+SE", 46.0, None, 24.9, 7.7),
+    ImageNetEntry("WideResNet-18+SE", 46.0, 6.7, 24.9, 7.7),
     ImageNetEntry("AOGNet-12M", 11.9, 2.4, 22.3, 6.1),
     ImageNetEntry("AOGNet-40M", 40.3, 8.9, 19.8, 4.9),
-    ImageNetEntry("HCGNet-B", 12.9, 2.0, 21.5, 5.9, "hcgnet-b_2xb128-mixup-lbs-sgdr-630e_in1k.py"),
-    ImageNetEntry("HCGNet-C", 42.2, 7.1, 19.5, 4.8, "hcgnet-c_2xb128-mixup-lbs-sgdr-630e_in1k.py"),
+    ImageNetEntry("HCGNet-B", 12.9, 2.0, 21.5, 5.9, _HCGNET.format("b")),
+    ImageNetEntry("HCGNet-C", 42.2, 7.1, 19.5, 4.8, _HCGNET.format("c")),
 )
 
 _MASK_RCNN = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
@@ -151,7 +157,7 @@ COCO = (
     CocoEntry("AOGNet-12M-FPN", 31.2, None, 38.0, 59.8, 41.3, 34.6, 56.6, 36.4),
     CocoEntry(
         *("HCGNet-B-FPN", 32.1, 230.4, 38.3, 60.6, 41.3, 35.2, 57.5, 37.1),
-        config="mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
+        config="mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
     ),
 )
 

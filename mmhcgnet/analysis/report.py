@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from mmhcgnet.engine.errors import UsageError
+from mmhcgnet.errors import UsageError
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

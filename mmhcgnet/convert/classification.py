@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from mmhcgnet.models import ARCHITECTURES
-from mmhcgnet.models.pretrained import find_weights, official_layout
+import torch
 
-from .layouts import CIFAR, IMAGENET, Pair, backbone_pairs, build_network
+from mmhcgnet.models import ARCHITECTURES
+from mmhcgnet.weights import find_weights, official_layout, strip_module
+
+from .layouts import CIFAR, IMAGENET, Pair, backbone_pairs, build_network, official_place
 from .matching import (
     Converted,
     LayoutError,
@@ -20,7 +22,6 @@ from .matching import (
     number,
     recognise,
     stated_meta,
-    strip_module,
 )
 
 # (stem, classes) -> the data set in the names of configs and checkpoints.
@@ -68,6 +69,10 @@ def official_to_mmpretrain(checkpoint: dict, arch: str | None = None) -> Convert
 def mmpretrain_to_official(checkpoint: dict, arch: str | None = None) -> Converted:
     """Convert an MMPretrain checkpoint of a classifier with HCGNet to the authors' layout.
 
+    The tensors have the order of the authors' files, and beside them stands all that the authors'
+    programs read: the epoch and the accuracy, 0 where the checkpoint states none, and the state of
+    an optimiser that has made no step.
+
     Args:
         checkpoint: ``{'state_dict': weights, 'meta', …}`` or the weights alone.
         arch: Name of the network, to be checked; by default the shapes tell it.
@@ -88,24 +93,23 @@ def mmpretrain_to_official(checkpoint: dict, arch: str | None = None) -> Convert
     # As the authors save it: wrapped for several GPUs.
     state_dict = {
         f"module.{pair.official}": compact(weights[pair.ours], pair.official_shape)
-        for pair in classifier_pairs(arch, num_classes)
+        for pair in sorted(classifier_pairs(arch, num_classes), key=official_place)
     }
     meta = stated_meta(checkpoint)
     epoch, accuracy = number(meta.get("epoch")), number(meta.get("accuracy"))
     best = best_accuracy(checkpoint) if accuracy is None else None
     if best is not None:
         accuracy = best
-    # The authors' CIFAR program names it otherwise; the best so far keeps the name that says so.
-    key = "acc" if ARCHITECTURES[arch].stem == "cifar" and best is None else "best_acc"
-    stated = {"epoch": epoch, key: accuracy}
-    stated = {name: value for name, value in stated.items() if value is not None}
+    cifar = ARCHITECTURES[arch].stem == "cifar"
+    # What the authors' programs read: all of it, or they end with a KeyError.
+    stated = {"acc" if cifar else "best_acc": accuracy or 0.0, "epoch": epoch or 0}
     return Converted(
         arch=arch,
         num_classes=num_classes,
         epoch=epoch,
         accuracy=accuracy,
         state_dict=state_dict,
-        checkpoint=dict(net=state_dict, **stated),
+        checkpoint=dict(net=state_dict, **stated, optimizer=_fresh_optimizer(arch, cifar)),
         file_name=_file_name(arch, num_classes, "official"),
         best_so_far=best is not None,
     )
@@ -121,6 +125,18 @@ def classifier_pairs(arch: str, num_classes: int) -> tuple[Pair, ...]:
         Pair("head.fc.weight", weight, "classifier.weight", weight),
         Pair("head.fc.bias", bias, "classifier.bias", bias),
     )
+
+
+def _fresh_optimizer(arch: str, cifar: bool) -> dict:
+    """The state of the released programs' SGD before its first step."""
+    count = len(list(build_network(arch).parameters())) + 2  # with the classifier's
+    return torch.optim.SGD(
+        [torch.empty(0) for _ in range(count)],
+        lr=0.1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=1e-4 if cifar else 4e-5,
+    ).state_dict()
 
 
 def _file_name(arch: str, num_classes: int, origin: str) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmhcgnet.models import ARCHITECTURES
-from mmhcgnet.models.pretrained import find_weights
+from mmhcgnet.weights import find_weights, strip_module
 
 from .layouts import DETECTION, backbone_pairs, build_network
 from .matching import (
@@ -24,7 +24,6 @@ from .matching import (
     number,
     recognise,
     stated_meta,
-    strip_module,
 )
 
 _COCO_CLASSES = 80

@@ -19,10 +19,11 @@ _GATES = {
     "update_gate.expand3": "fc3x3",
     "update_gate.expand5": "fc5x5",
     "forget_gate.attention": "global_forget_context",
-    "forget_gate.reduce": "fc1",
     "forget_gate.norm": "bn_forget",
+    "forget_gate.reduce": "fc1",
     "forget_gate.expand": "fc2",
 }
+_PARTS = [*_CELLS, *_GATES]  # in the order of the authors' files
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,30 @@ class Pair:
     shape: tuple[int, ...]
     official: str
     official_shape: tuple[int, ...]
+
+
+def official_place(pair: Pair) -> tuple[int, ...]:
+    """What to sort the pairs of a classifier by for the order that the authors' files have.
+
+    Some of the authors' programs load by position. A transition follows the block behind which it
+    stands, and the layers of a module have an order of their own, which is not the forward pass's.
+    Tensors of one layer stay in the order that they have.
+    """
+    _, *path, _ = pair.ours.split(".")
+    match path:
+        case ["stem", *_]:
+            return (0,)
+        case ["stages", block, index, *part]:
+            return (1, int(block), 0, int(index), _part_index(part))
+        case ["transitions", index, *part]:
+            return (1, int(index), 1, 0, _part_index(part))
+        case ["norm"]:
+            return (2,)
+    return (3,)  # the classifier
+
+
+def _part_index(part: list[str]) -> int:
+    return _PARTS.index(part[0] if part[0] in _CELLS else ".".join(part))
 
 
 @cache

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhcgnet.models.pretrained import CONVERTERS, listed, official_layout
+from mmhcgnet.errors import ReadableError
 from mmhcgnet.version import __version__
+from mmhcgnet.weights import CONVERTERS, listed, official_layout
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class LayoutError(ValueError):
+class LayoutError(ReadableError, ValueError):
     """The weights are not those that a layout names; the message is a clause that says why."""
 
 
@@ -44,21 +45,6 @@ class Converted:
     checkpoint: dict
     file_name: str | None
     best_so_far: bool = False
-
-
-def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take ``module.`` of ``DataParallel`` off the names.
-
-    Returns:
-        The weights, and the names that two of them then have.
-    """
-    stripped, twice = {}, []
-    for key, value in weights.items():
-        name = str(key).removeprefix("module.")
-        if name in stripped:
-            twice.append(name)
-        stripped[name] = value
-    return stripped, twice
 
 
 def check_layout(weights: dict[str, Any], wanted: str) -> None:
@@ -143,10 +129,10 @@ def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], w
     ]
     problems = {
         "missing": [name for name in wanted if name not in weights],
-        "unknown": [_readable(name) for name in weights if name not in wanted],
+        "unknown": [name for name in weights if name not in wanted],
         "of another shape": other,
         "of another type": other_type,
-        "twice, with and without 'module.'": [_readable(name) for name in twice],
+        "twice, with and without 'module.'": [*twice],
     }
     problems = [listed(names, kind) for kind, names in problems.items() if names]
     if problems:
@@ -206,7 +192,3 @@ def _other_type(name: str, dtype: torch.dtype) -> str | None:
     if name.endswith(".num_batches_tracked"):
         return None if dtype == torch.int64 else "int64"
     return None if dtype.is_floating_point else "a floating-point type"
-
-
-def _readable(name: str) -> str:
-    return name if name.isprintable() and len(name) <= 100 else repr(name[:100])

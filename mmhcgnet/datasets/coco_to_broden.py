@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from mmengine.utils import track_iter_progress
 
-from mmhcgnet.engine.errors import DataError, MissingFileError, UsageError
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 # The eleven basic colours of English, which are Broden's, too.
 COLOURS = (
@@ -63,7 +63,7 @@ def write_broden(
     count: int = 0,
     side: int = 112,
 ) -> int:
-    """Write a folder that ``mmhcgnet.analysis.broden.Broden`` reads; images are copied.
+    """Write a folder that ``mmhcgnet.datasets.broden.Broden`` reads; images are copied.
 
     Args:
         annotations: A JSON file of COCO's instances, with masks.
@@ -104,7 +104,9 @@ def write_broden(
         row = dict(image=name, split="val", ih=height, iw=width, sh=size[0], sw=size[1])
         maps = dict(color=[name_colours(small)], object=_object_maps(coco, key, numbers, size))
         for category, planes in maps.items():
-            files = [f"{name}_{category}{i}.png" for i in range(len(planes))]
+            # A semicolon separates maps.
+            stem = name.replace("%", "%25").replace(";", "%3B") if ";" in name else name
+            files = [f"{stem}_{category}{i}.png" for i in range(len(planes))]
             for file, plane in zip(files, planes, strict=True):
                 _write_map(root / "images" / file, plane)
             row[category] = ";".join(files)

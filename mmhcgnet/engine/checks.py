@@ -2,99 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.device import get_device
 from mmengine.registry import MODELS
 
-from mmhcgnet._compat import install_command
-from mmhcgnet._hints import did_you_mean
-from mmhcgnet.models.pretrained import (
-    check_covers,
-    check_pretrained_path,
-    explain_official,
-    find_weights,
-    official_layout,
-)
+from mmhcgnet.checkpoints.sources import open_ahead
+from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
+from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
 
-from .checkpoints import read_checkpoint
-from .errors import MissingFileError, UsageError
-
-CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
-TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
-
-
-def is_local(path: str) -> bool:
-    """Whether a path is one of this file system and no URL or other backend's."""
-    return "://" not in path
-
-
-def check_config_path(path: str) -> None:
-    """Check that a config file exists and has a suffix that MMEngine reads.
-
-    Raises:
-        MissingFileError: If it is not there; the closest existing configs are named.
-        UsageError: If it is no Python, YAML or JSON file.
-    """
-    if not os.path.exists(path):
-        hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
-        for name, place in known.items():
-            hint = hint.replace(name, place)
-        raise MissingFileError(f"The config {path} does not exist{hint}.")
-    if not os.path.isfile(path) or not path.endswith(CONFIG_SUFFIXES):
-        raise UsageError(f"The config {path} must be a file that ends in .py, .yaml or .json.")
-
-
-def _known_configs(path: str) -> dict[str, str]:
-    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
-    package = Path(__file__).parents[1]
-    siblings = Path(path).parent.glob("*")
-    shipped = [
-        file
-        for folder in (Path("configs"), package.parent / "configs", package / ".mim" / "configs")
-        for file in folder.rglob("*")
-    ]
-    known: dict[str, str] = {}
-    for file in [*siblings, *shipped]:
-        if file.suffix in CONFIG_SUFFIXES and "_base_" not in file.parts:
-            known.setdefault(file.name, str(file))
-    return known
-
-
-def check_checkpoint_path(path: str) -> None:
-    """Check that a local checkpoint exists; URLs and other backends (``://``) pass.
-
-    Raises:
-        MissingFileError: If it is not there.
-    """
-    if is_local(path) and not os.path.isfile(path):
-        folder = Path(path).parent
-        found = sorted(str(file) for file in folder.glob("*.pth"))
-        hint = f" ({folder} holds {', '.join(found[-3:])})" if found else ""
-        raise MissingFileError(
-            f"The checkpoint {path} does not exist{hint}: name one that does, where the config "
-            "names it with --cfg-options load_from=PATH."
-        )
-
-
-def check_not_official(path: str) -> None:
-    """Check that a local checkpoint is not in one of the authors' own layouts; URLs pass.
-
-    MMEngine loads what fits by name: of such a file nothing, and every weight would stay random.
-
-    Raises:
-        UsageError: If it is, with the command that converts it, or if it cannot be read.
-    """
-    if not is_local(path):
-        return
-    layout = official_layout(find_weights(read_checkpoint(path)))
-    if layout is not None:
-        raise UsageError(explain_official(path, layout))
+from .configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 
 
 def check_trainable(cfg: Config) -> None:
@@ -115,92 +35,15 @@ def check_checkpoint(cfg: Config, path: str) -> None:
 
     Args:
         cfg: The config that is to load it.
-        path: The file, which is read once.
+        path: The file, which MMEngine then does not read again.
 
     Raises:
-        MissingFileError: If it is not there.
-        UsageError: If it cannot be read, is in one of the authors' own layouts, or is of a deployed
-            HCGNet and the config's is none, or the other way round.
+        MissingFileError: If it does not exist.
+        UsageError: If it cannot be read, is in one of the authors' own layouts, or of a deployed
+            HCGNet and the config's is not, or the other way round.
     """
-    check_checkpoint_path(path)
-    if not is_local(path):
-        return
-    weights = find_weights(read_checkpoint(path))
-    if layout := official_layout(weights):
-        raise UsageError(explain_official(path, layout))
-    if _has_hcgnet(cfg):
-        compare_deployed(path, holds_deployed(weights), has_deployed_hcgnet(cfg))
-
-
-def compare_deployed(path: str, in_file: bool, in_config: bool) -> None:
-    """Check that a checkpoint and a model are both of a deployed HCGNet or both not.
-
-    The tensors have other names then: MMEngine would load what fits and leave the rest random.
-
-    Raises:
-        UsageError: If they are not alike.
-    """
-    if in_file and not in_config:
-        raise UsageError(
-            f"The checkpoint {path} is of a deployed HCGNet and the config's is none: to test it "
-            "pass --cfg-options model.backbone.deploy=True, and to train name the checkpoint that "
-            "it was made of."
-        )
-    if in_config and not in_file:
-        raise UsageError(
-            f"The config's HCGNet is deployed (model.backbone.deploy=True) and the checkpoint "
-            f"{path} is of one that is not: leave deploy=True out and pass --deploy, or convert "
-            f"the file with `python tools/model_converters/deploy.py CONFIG {path}`."
-        )
-
-
-def holds_deployed(names: Iterable[str]) -> bool:
-    """Tell the weights of a deployed HCGNet by the names of the tensors."""
-    return any(str(name).endswith(".squeeze1.norm.low") for name in names)
-
-
-def _has_hcgnet(cfg: Config) -> bool:
-    return str((cfg.model.get("backbone") or {}).get("type")).endswith("HCGNet")
-
-
-def has_deployed_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet in the deployed form."""
-    return _has_hcgnet(cfg) and bool(cfg.model.backbone.get("deploy"))
-
-
-def check_sections(cfg: Config, *names: str) -> None:
-    """Check that a config has the sections that a script needs.
-
-    Raises:
-        UsageError: If one is absent, or the package of its ``default_scope`` is not installed.
-    """
-    missing = [name for name in names if cfg.get(name) is None]
-    if missing:
-        raise UsageError(
-            f"The config {cfg.filename} has no {' and no '.join(missing)}: give a complete "
-            "config, not one of the parts that others inherit as _base_."
-        )
-    scope = cfg.get("default_scope")
-    if scope in TOOLBOXES and find_spec(scope) is None:
-        raise toolbox_missing(cfg.filename, scope)
-
-
-def toolbox_missing(config: str, package: str) -> UsageError:
-    """Say how to install the package that a config needs, from the MM line that is there."""
-    name = TOOLBOXES.get(package, package)
-    return UsageError(
-        f"The config {config} needs {name}, which is not installed: with PyTorch installed, run: "
-        f"{install_command()}"
-    )
-
-
-def ops_lack_the_gpu() -> bool:
-    """Whether PyTorch would use a CUDA device that MMCV's ops were not compiled for."""
-    if get_device() != "cuda" or find_spec("mmcv._ext") is None:
-        return False
-    from mmcv.ops import get_compiling_cuda_version
-
-    return get_compiling_cuda_version() == "not available"
+    if is_local(path):
+        open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
 
 
 def check_ops(cfg: Config) -> None:
@@ -223,13 +66,14 @@ def check_pretrained_files(model: ConfigDict) -> None:
         MissingFileError: If one is not there.
         UsageError: If one is in the authors' own layout or cannot be read.
     """
-    for node in _dicts(model):
-        if str(node.get("type")) in ("Pretrained", "PretrainedInit") and node.get("checkpoint"):
+    for node in nested_dicts(model):
+        if type_name(node) == "Pretrained" and node.get("checkpoint"):
             try:
                 check_pretrained_path(node["checkpoint"])
             except FileNotFoundError as error:
                 raise MissingFileError(str(error)) from error
-            check_not_official(node["checkpoint"])
+            if is_local(node["checkpoint"]):
+                open_ahead(node["checkpoint"]).require()
 
 
 def check_frozen_backbone(cfg: Config) -> None:
@@ -239,30 +83,35 @@ def check_frozen_backbone(cfg: Config) -> None:
         UsageError: If nothing does.
         PretrainedMismatchError: If a local ``load_from`` lacks a tensor of the backbone.
     """
-    backbone = cfg.model.get("backbone") or {}
-    frozen = backbone.get("frozen_stages", -1)
-    if not str(backbone.get("type")).endswith("HCGNet") or frozen < 0:
-        return
-    if any(str(node.get("type")).startswith("Pretrained") for node in _dicts(backbone)):
-        return
     path = cfg.get("load_from")
-    if not path:
-        raise UsageError(
-            f"The config freezes a part of the backbone (frozen_stages={frozen}) to which nothing "
-            "gives weights: pass --cfg-options load_from=PATH, name weights in "
-            "model.backbone.init_cfg, or train all of it with model.backbone.frozen_stages=-1."
-        )
-    if is_local(path):
-        with torch.device("meta"):
-            network = MODELS.build(backbone)
-        check_covers(network, find_weights(read_checkpoint(path)), path, "backbone.")
+    for key, backbone in _without_weights(cfg.model, "model"):
+        frozen = backbone.get("frozen_stages", -1)
+        if frozen < 0:
+            continue
+        if not path:
+            raise UsageError(
+                f"The config freezes a part of the backbone ({key}.frozen_stages={frozen}) to "
+                "which nothing gives weights: pass --cfg-options load_from=PATH, name weights in "
+                f"{key}.init_cfg, or train all of it from scratch, its norms included, with "
+                f"{key}.frozen_stages=-1 {key}.norm_eval=False."
+            )
+        # What is nested may have another name in the checkpoint, as which its loading checks it.
+        if is_local(path) and key == "model.backbone":
+            with torch.device("meta"):
+                network = MODELS.build(backbone)
+            check_covers(network, open_ahead(path).weights, path, "backbone.")
 
 
-def _dicts(node: object) -> list[dict]:
-    children = node.values() if isinstance(node, dict) else node
-    nested = [
-        found
-        for child in (children if isinstance(node, dict | list | tuple) else ())
-        for found in _dicts(child)
-    ]
-    return [node, *nested] if isinstance(node, dict) else nested
+def _without_weights(node: object, key: str) -> Iterator[tuple[str, dict]]:
+    """The configs of HCGNets that are not in anything which is initialised from a file."""
+    if isinstance(node, list | tuple):
+        for i, child in enumerate(node):
+            yield from _without_weights(child, f"{key}.{i}")
+    elif isinstance(node, dict):
+        init_cfg = node.get("init_cfg")
+        if any(type_name(init) == "Pretrained" for init in nested_dicts(init_cfg)):
+            return
+        if type_name(node) == "HCGNet":
+            yield key, node
+        for name, child in node.items():
+            yield from _without_weights(child, f"{key}.{name}")

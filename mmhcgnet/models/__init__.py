@@ -1,5 +1,6 @@
+from .architecture import ARCHITECTURES, Architecture
 from .dropblock import DropBlock
-from .hcgnet import ARCHITECTURES, Architecture, HCGNet
+from .hcgnet import HCGNet
 from .necks import DropoutNeck
 
 __all__ = ["ARCHITECTURES", "Architecture", "DropBlock", "DropoutNeck", "HCGNet"]

@@ -6,20 +6,15 @@ AAAI 2020, https://arxiv.org/abs/1908.09699.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from mmhcgnet._hints import did_you_mean
+from .layers import build_conv, build_norm
 
 
 def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
@@ -38,84 +33,6 @@ def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
         dict(type="Constant", val=0, override=[dict(name=name) for name in attentions]),
         dict(type="Normal", std=0.01, override=[dict(name=name) for name in expands]),
     ]
-
-
-# MMCV's words for a type that is in no registry, "Cannot find None in registry", and MMEngine's.
-_UNKNOWN = re.compile(r"^Cannot find .* in registry|is not in the \S+ registry")
-
-
-@contextmanager
-def _naming(key: str, cfg: Any) -> Iterator[None]:
-    """Let what MMCV's builders raise say which config they could not build."""
-    if not isinstance(cfg, dict) or not isinstance(cfg.get("type"), str | type):
-        raise ValueError(f"{key} must be a dict with the type of a layer, got {cfg!r}.")
-    try:
-        yield
-    except (KeyError, RuntimeError, TypeError) as error:
-        reason = str(error.args[0] if error.args else error)
-        if isinstance(error, KeyError) and _UNKNOWN.search(reason):
-            hint = did_you_mean(str(cfg["type"]), MODELS.module_dict, cutoff=0.5)
-            reason = f"no layer of this type is registered{hint}."
-        if isinstance(error, RuntimeError) and "Failed to get" not in reason:
-            raise  # none of the registries', such as a lack of memory
-        raise ValueError(f"No layer can be built from {key}={cfg!r}: {reason}") from error
-
-
-def build_conv(conv_cfg: dict | None, *args: Any, **kwargs: Any) -> nn.Module:
-    """Build a convolution; arguments as those of ``Conv2d``.
-
-    Raises:
-        ValueError: If ``conv_cfg`` is not the config of a convolution.
-    """
-    with _naming("conv_cfg", dict(type="Conv2d") if conv_cfg is None else conv_cfg):
-        return build_conv_layer(conv_cfg, *args, **kwargs)
-
-
-def build_act(act_cfg: dict) -> nn.Module:
-    """Build an activation.
-
-    Raises:
-        ValueError: If ``act_cfg`` is not the config of a layer.
-    """
-    with _naming("act_cfg", act_cfg):
-        return build_activation_layer(act_cfg)
-
-
-def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
-    """Build a norm layer for ``num_features`` channels.
-
-    Raises:
-        ValueError: If ``norm_cfg`` is not the config of a norm layer, or is a group norm whose
-            groups are not given or do not divide ``num_features``, an instance norm, or PyTorch's
-            layer norm.
-    """
-    num_groups = norm_cfg.get("num_groups") if isinstance(norm_cfg, dict) else None
-    if num_groups is not None and (type(num_groups) is not int or num_groups < 1):
-        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, which is no integer above 0.")
-    if num_groups is not None and num_features % num_groups:
-        raise ValueError(
-            f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "
-            f"{num_features} channels; num_groups=1 divides every width."
-        )
-    try:
-        with _naming("norm_cfg", norm_cfg):
-            norm = build_norm_layer(norm_cfg, num_features)[1]
-    except AssertionError as error:  # MMCV's, without a word
-        raise ValueError(
-            "norm_cfg is a group norm without num_groups: num_groups=1 divides every width of "
-            "HCGNet."
-        ) from error
-    if isinstance(norm, _InstanceNorm):
-        raise ValueError(
-            "norm_cfg is an instance norm, which HCGNet cannot use: its gates normalise vectors, "
-            "of which a channel has a single value; dict(type='GN', num_groups=1) suits them."
-        )
-    if type(norm) is nn.LayerNorm:  # not MMPretrain's LN2d, which inherits from it
-        raise ValueError(
-            "norm_cfg is PyTorch's layer norm, which normalises over the width of a map instead of "
-            "its channels: use dict(type='GN', num_groups=1) or dict(type='mmpretrain.LN2d')."
-        )
-    return norm
 
 
 def pooling_dtype(x: Tensor) -> torch.dtype:
@@ -182,7 +99,7 @@ class Gate(BaseModule):
         Raises:
             ValueError: If batch statistics are asked of a single vector.
         """
-        if len(z) == 1 and _needs_two_vectors(self.norm):
+        if len(z) == 1 and needs_two_vectors(self.norm):
             raise ValueError(
                 "HCGNet cannot train on a batch of one image while the BatchNorm of its gates "
                 "uses batch statistics: use a larger batch (drop_last=True keeps the last one "
@@ -193,7 +110,8 @@ class Gate(BaseModule):
         return (self.norm if norm is None else norm)(h).flatten(1).tanh()
 
 
-def _needs_two_vectors(norm: nn.Module) -> bool:
+def needs_two_vectors(norm: nn.Module) -> bool:
+    """Tell whether a norm takes statistics over the vectors of a batch."""
     if not (isinstance(norm, _BatchNorm) and norm.training):
         return False
     shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()

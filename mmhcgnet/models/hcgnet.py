@@ -1,373 +1,27 @@
 """HCGNet, for classification and detection.
 
 Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
-AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``gates.py`` first.
+AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``blocks.py`` first.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from . import training
-from .deploy import deploy as deploy_network
+from . import memory_saving
+from .architecture import Architecture, is_positive
+from .blocks import SMG, HybridBlock, TransitionInput, build_stem
+from .deployed import deploy as deploy_network
 from .dropblock import DropBlock
-from .gates import ForgetGate, UpdateGate, build_act, build_conv, build_norm
-from .pretrained import check_pretrained
-
-
-def _positive(value: Any, *kinds: type) -> bool:
-    """Whether a value is a finite number above 0 of one of these types, and no truth value."""
-    return type(value) in kinds and 0 < value < math.inf
-
-
-def _positive_ints(values: Any) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and not isinstance(values, str)
-        and len(values) > 0
-        and all(_positive(value, int) for value in values)
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """The numbers that make an HCGNet (figure 3 and table 1).
-
-    Args:
-        depths: SMG modules in each hybrid block.
-        growth_rates: Channels that each module of a block adds, ``k``.
-        stem: ``'imagenet'`` (three convolutions and a pooling, stride 4) or ``'cifar'``
-            (one convolution, stride 1).
-        groups: Groups of the 3x3 squeeze convolution in hybrid blocks, ``g``.
-        squeeze_ratio: Width of the squeeze over the growth rate in hybrid blocks, ``alpha``.
-        reduction: Reduction in the gates of hybrid blocks, ``r_u`` and ``r_f``.
-        transition_ratio: Channels kept by a transition, ``theta``.
-        transition_groups: ``g`` in transitions.
-        transition_squeeze_ratio: ``alpha`` in transitions.
-        transition_reduction: ``r_u`` and ``r_f`` in transitions.
-
-    Raises:
-        ValueError: If a value is out of range or the numbers do not fit together.
-    """
-
-    depths: Sequence[int]
-    growth_rates: Sequence[int]
-    stem: str = "imagenet"
-    groups: int = 4
-    squeeze_ratio: float = 4.0
-    reduction: int = 2
-    transition_ratio: float = 0.5
-    transition_groups: int = 1
-    transition_squeeze_ratio: float = 1.5
-    transition_reduction: int = 4
-
-    def __post_init__(self) -> None:
-        for name in ("depths", "growth_rates"):
-            value = getattr(self, name)
-            if not _positive_ints(value):
-                raise ValueError(
-                    f"{name} must be a non-empty sequence of integers above 0, got {value!r}."
-                )
-            object.__setattr__(self, name, tuple(value))
-        if len(self.depths) != len(self.growth_rates):
-            raise ValueError(
-                "depths and growth_rates must have one entry for each hybrid block, got "
-                f"{len(self.depths)} and {len(self.growth_rates)}."
-            )
-        if self.stem not in ("imagenet", "cifar"):
-            raise ValueError(f"stem must be 'imagenet' or 'cifar', got {self.stem!r}.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(field.default) is int and not _positive(value, int):
-                raise ValueError(f"{field.name} must be an integer above 0, got {value!r}.")
-            if type(field.default) is float and not _positive(value, int, float):
-                raise ValueError(f"{field.name} must be a number above 0, got {value!r}.")
-
-    @classmethod
-    def create(cls, arch: str | dict) -> Architecture:
-        """Look up a published network by name, or read a dict of this class's arguments.
-
-        Raises:
-            ValueError: If the name or a key of the dict is unknown, or a key is missing.
-        """
-        if isinstance(arch, str):
-            if arch.upper() not in ARCHITECTURES:
-                raise ValueError(
-                    f"Unknown arch {arch!r}: choose one of {', '.join(ARCHITECTURES)}, or give a "
-                    "dict with 'depths' and 'growth_rates'."
-                )
-            return ARCHITECTURES[arch.upper()]
-        if not isinstance(arch, dict):
-            raise ValueError(
-                f"arch must be one of {', '.join(ARCHITECTURES)} or a dict, got {arch!r}."
-            )
-        allowed = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(arch) - set(allowed))
-        missing = [name for name in ("depths", "growth_rates") if name not in arch]
-        if unknown or missing:
-            raise ValueError(
-                f"arch has the unknown keys {unknown} and lacks the keys {missing}; "
-                f"it takes {', '.join(allowed)}."
-            )
-        return cls(**arch)
-
-    @property
-    def stem_channels(self) -> int:
-        """Channels of the stem's output."""
-        return 64 if self.stem == "imagenet" else 2 * self.growth_rates[0]
-
-    @property
-    def stem_stride(self) -> int:
-        """Pixels of the image for one position of the stem's output."""
-        return 4 if self.stem == "imagenet" else 1
-
-
-ARCHITECTURES = {
-    "A1": Architecture((8, 8, 8), (12, 24, 36), stem="cifar"),
-    "A2": Architecture((8, 8, 8), (24, 36, 64), stem="cifar"),
-    "A3": Architecture((12, 12, 12), (36, 48, 80), stem="cifar"),
-    "B": Architecture((3, 6, 12, 8), (32, 48, 64, 96)),
-    "C": Architecture((6, 12, 18, 14), (48, 56, 72, 112)),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerConfigs:
-    """The three layer configs that reach every layer they name."""
-
-    conv: dict | None
-    norm: dict
-    act: dict
-
-
-class PreActivation(BaseModule):
-    """Norm and activation, what precedes every convolution of a module.
-
-    Args:
-        channels: Channels of the map.
-        cfgs: Configs of the layers.
-        init_cfg: How to initialise.
-    """
-
-    def __init__(self, channels: int, cfgs: LayerConfigs, init_cfg: dict | None = None) -> None:
-        super().__init__(init_cfg)
-        self.norm = build_norm(cfgs.norm, channels)
-        self.act = build_act(cfgs.act)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Normalise and activate ``(N, C, H, W)``."""
-        return self.act(self.norm(x))
-
-
-class PreActConv(PreActivation):
-    """A pre-activated convolution: norm, activation, convolution without bias.
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel_size: Side of the kernel.
-        cfgs: Configs of the layers.
-        stride: Stride of the convolution.
-        dilation: Dilation of the convolution; the padding keeps the size at stride 1.
-        groups: Groups of the convolution.
-        init_cfg: How to initialise.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        cfgs: LayerConfigs,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(in_channels, cfgs, init_cfg)
-        self.conv = build_conv(
-            cfgs.conv,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``."""
-        return self.conv(self.activate(x))
-
-
-class SMG(BaseModule):
-    """Squeeze cell, multi-scale excitation, update gate and forget gate (figure 2).
-
-    Args:
-        in_channels: Channels of the input.
-        out_channels: Channels ``C`` of the output.
-        squeeze_ratio: Width of the squeeze over ``out_channels``, ``alpha``.
-        groups: Groups of the 3x3 squeeze convolution, ``g``.
-        stride: Stride of the 3x3 squeeze convolution, ``S``.
-        reduction: Reduction in both gates, ``r_u`` and ``r_f``.
-        cfgs: Configs of the layers.
-        with_cp: Recompute the module in the backward pass instead of keeping its maps.
-
-    Raises:
-        ValueError: If the groups do not divide the widths or a gate has no hidden channel left.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        squeeze_ratio: float,
-        groups: int,
-        stride: int,
-        reduction: int,
-        cfgs: LayerConfigs,
-        with_cp: bool = False,
-    ) -> None:
-        super().__init__()
-        squeeze_channels = int(squeeze_ratio * out_channels)
-        for channels in (squeeze_channels, out_channels):
-            if channels < 1 or channels % groups:
-                raise ValueError(
-                    f"A squeeze of {squeeze_channels} to {out_channels} channels cannot be split "
-                    f"into {groups} groups: choose growth_rates, squeeze_ratio and groups (in "
-                    "transitions transition_ratio, transition_squeeze_ratio and "
-                    "transition_groups) such that it divides both widths."
-                )
-        if out_channels < reduction:
-            raise ValueError(
-                f"A gate on {out_channels} channels has nothing left after a reduction of "
-                f"{reduction}: choose growth_rates and reduction (in transitions transition_ratio "
-                "and transition_reduction) such that it is at most the channels."
-            )
-        self.out_channels = out_channels
-        self.with_cp = with_cp
-        self.squeeze1 = PreActConv(in_channels, squeeze_channels, 1, cfgs)
-        self.squeeze2 = PreActConv(
-            squeeze_channels, out_channels, 3, cfgs, stride=stride, groups=groups
-        )
-        # Named by their receptive fields: the second is a 3x3 of dilation 2 that stands in for 5x5.
-        # Small at first, as the gates are neutral: the vector grows with what it is good for.
-        branch = dict(
-            groups=out_channels, init_cfg=dict(type="Normal", std=0.01, override=dict(name="conv"))
-        )
-        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, **branch)
-        self.branch5 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=2, **branch)
-        self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
-        self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
-
-    def forward(self, *features: Tensor) -> Tensor:
-        """Read the concatenation of ``features``.
-
-        Args:
-            features: Maps of shape ``(N, C_i, H, W)`` whose channels add up to ``in_channels``.
-
-        Returns:
-            Map of shape ``(N, C, ceil(H / S), ceil(W / S))``.
-        """
-        return self._maybe_checkpoint(self._forward, *features)
-
-    def forward_activated(self, x: Tensor) -> Tensor:
-        """Read a map that has already passed ``squeeze1.activate``; shapes as in ``forward``."""
-        return self._maybe_checkpoint(self._forward_activated, x)
-
-    def _forward(self, *features: Tensor) -> Tensor:
-        return self._forward_activated(self.squeeze1.activate(torch.cat(features, dim=1)))
-
-    def _forward_activated(self, x: Tensor) -> Tensor:
-        x = self.squeeze2(self.squeeze1.conv(x))  # X', (N, C, H', W')
-        v = self.update_gate(self.branch3(x), self.branch5(x))  # (N, C)
-        f = self.forget_gate(x)  # (N, C)
-        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)  # O = f X' + v
-
-    def _maybe_checkpoint(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return function(*inputs)
-        return checkpoint(
-            function,
-            *inputs,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing in a module is random
-            context_fn=lambda: (nullcontext(), _running_statistics_kept(self)),
-        )
-
-
-@contextmanager
-def _running_statistics_kept(module: nn.Module):
-    """Let the recomputation of a checkpointed module leave the running statistics alone."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        # SyncBN does without the momentum, but not without a count.
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
-
-
-class HybridBlock(Sequential):
-    """SMG modules of which each reads the block's input and every earlier module's output.
-
-    Its output, the concatenation of all of them, has ``C_0 + n * k`` channels.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C_0, H, W)`` to ``(N, C_0 + n * k, H, W)``."""
-        features = [x]
-        for module in self:
-            features.append(module(*features))
-        return torch.cat(features, dim=1)
-
-
-class TransitionInput(BaseModule):
-    """What a transition contributes to the output of the last stage that is built.
-
-    Args:
-        channels: Channels of the stage.
-        cfgs: Configs of the layers.
-    """
-
-    def __init__(self, channels: int, cfgs: LayerConfigs) -> None:
-        super().__init__()
-        self.squeeze1 = PreActivation(channels, cfgs)
-
-
-def build_stem(in_channels: int, arch: Architecture, cfgs: LayerConfigs) -> Sequential:
-    """Build the stem: ``(N, in_channels, H, W)`` to ``(N, C_0, H / stride, W / stride)``."""
-    if arch.stem == "cifar":
-        conv = build_conv(cfgs.conv, in_channels, arch.stem_channels, 3, padding=1, bias=False)
-        return Sequential(OrderedDict(conv=conv))
-    layers = []
-    widths = (in_channels, 32, 32, arch.stem_channels)
-    for i, (width, next_width) in enumerate(itertools.pairwise(widths)):
-        conv = build_conv(
-            cfgs.conv, width, next_width, 3, stride=2 if i == 0 else 1, padding=1, bias=False
-        )
-        norm = build_norm(cfgs.norm, next_width)
-        act = build_act(cfgs.act)
-        layers.append(Sequential(OrderedDict(conv=conv, norm=norm, act=act)))
-    return Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
+from .gates import Gate
+from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_norm
+from .pretrained import pretrained
 
 
 @MODELS.register_module()
@@ -398,16 +52,21 @@ class HCGNet(BaseModule):
             transition that is not frozen. Defaults to None, no DropBlock.
         deploy: Build the deployed form, as :meth:`switch_to_deploy` leaves it, for inference with
             weights that were saved from there. Defaults to False.
+        weight_init: What the weights start from before ``init_cfg`` acts. ``'neutral'``: Kaiming
+            initialisation by fan-in, with gates that start neutral and branches that start small.
+            ``'pytorch'``: PyTorch's default in every layer, biases, gates and branches included,
+            as in the authors' program. Defaults to ``'neutral'``.
         init_cfg: How to initialise. ``dict(type='Pretrained', checkpoint=..., prefix=
-            'backbone.')`` loads weights and refuses a file that lacks any of the backbone.
-            Defaults to Kaiming initialisation by fan-in, with gates that start neutral.
+            'backbone.')`` loads weights and refuses a file that lacks any of the backbone. Any
+            other replaces the Kaiming initialisation of ``'neutral'`` and follows ``'pytorch'``.
+            Defaults to None, ``weight_init`` alone.
 
     Attributes:
         out_indices (tuple[int]): Stages whose maps are returned, from 0.
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in pixels.
         plain (bool): Set it to True to train in the plain form, layer by layer as in the paper.
-            By default the training form of ``training.py`` computes the same in less memory;
+            By default the training form of ``memory_saving.py`` computes the same in less memory;
             norms other than BN and SyncBN, other convolutions and layers with hooks take the
             plain form by themselves, and so does inference.
 
@@ -428,17 +87,21 @@ class HCGNet(BaseModule):
         with_cp: bool = False,
         dropblock: dict | None = None,
         deploy: bool = False,
+        weight_init: str = "neutral",
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        if weight_init not in ("neutral", "pytorch"):
+            raise ValueError(f"weight_init must be 'neutral' or 'pytorch', got {weight_init!r}.")
         if init_cfg is None:
-            init_cfg = dict(type="Kaiming", layer="Conv2d", mode="fan_in")
+            kaiming = dict(type="Kaiming", layer="Conv2d", mode="fan_in")
+            init_cfg = kaiming if weight_init == "neutral" else []
         for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
             if not (isinstance(cfg, dict) and "type" in cfg):
                 raise ValueError(f"init_cfg must be a dict with a type, or several, got {cfg!r}.")
         super().__init__(init_cfg)
         self.arch = Architecture.create(arch)
         num_stages = len(self.arch.depths)
-        if not _positive(in_channels, int):
+        if not is_positive(in_channels, int):
             raise ValueError(f"in_channels must be an integer above 0, got {in_channels!r}.")
         if type(frozen_stages) is not int or frozen_stages not in range(-1, num_stages + 1):
             raise ValueError(
@@ -481,9 +144,13 @@ class HCGNet(BaseModule):
                 channels = transition.out_channels
                 stride *= 2
         self.dropblock = None if dropblock is None else _build_dropblock(dropblock)
+        if weight_init == "pytorch":  # what the layers have since they were built
+            for module in self.modules():
+                if isinstance(module, PreActConv | Gate):
+                    module.init_cfg = None
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
-        self._has_training_form = training.has_training_form(self)
+        self._has_training_form = memory_saving.has_training_form(self)
         self._freeze()
         if deploy:
             self.eval()
@@ -529,8 +196,8 @@ class HCGNet(BaseModule):
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
-        check_pretrained(self, self.init_cfg)
-        super().init_weights()
+        with pretrained(self):
+            super().init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps of the stages in ``out_indices``.
@@ -547,7 +214,7 @@ class HCGNet(BaseModule):
                 statistics.
         """
         if self._trains_in_training_form():
-            maps = training.forward(self, x)
+            maps = memory_saving.forward(self, x)
         else:
             maps = self._forward_plainly(x)
         return tuple(maps[i] for i in self.out_indices)
@@ -556,7 +223,7 @@ class HCGNet(BaseModule):
         if self.plain or self.deployed or not torch.is_grad_enabled() or torch.jit.is_tracing():
             return False
         if not torch.compiler.is_compiling():  # the compiler cannot look at types and hooks
-            self._has_training_form = training.has_training_form(self)
+            self._has_training_form = memory_saving.has_training_form(self)
         return self._has_training_form
 
     def _forward_plainly(self, x: Tensor) -> list[Tensor]:
@@ -603,7 +270,7 @@ class HCGNet(BaseModule):
     def train(self, mode: bool = True) -> HCGNet:
         """Set the mode of all but the frozen parts and, with ``norm_eval``, the batch norms."""
         super().train(mode)
-        self._has_training_form = not self.deployed and training.has_training_form(self)
+        self._has_training_form = not self.deployed and memory_saving.has_training_form(self)
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():

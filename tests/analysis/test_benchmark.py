@@ -11,14 +11,23 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmhcgnet import HCGNet
-from mmhcgnet.analysis import benchmark, compare, complexity, report, workloads
-from mmhcgnet.analysis.benchmark import CallCounter, Result, count_calls, count_kept_bytes
-from mmhcgnet.analysis.workloads import Workload, build
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import report
+from mmhcgnet.analysis.benchmark import measuring as benchmark
+from mmhcgnet.analysis.benchmark import workloads
+from mmhcgnet.analysis.benchmark.measuring import (
+    CallCounter,
+    Result,
+    count_calls,
+    count_kept_bytes,
+)
+from mmhcgnet.analysis.benchmark.workloads import Workload, build
+from mmhcgnet.analysis.complexity import comparison as compare
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
-DETECTOR = str(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
+DETECTOR = str(compare.config_path("mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
 
 
 def workload(model, task="train", batch_size=2, size=(8, 12), **kwargs):
@@ -206,7 +215,7 @@ def test_models_by_name():
     assert build(f"{SMALL}:deploy").deployed
     assert build("torchvision:resnet18:num_classes=7").fc.out_features == 7
     assert len(build("mmpretrain.ResNet:depth=18").layer1) == 2
-    config = compare.config_path("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py")
+    config = compare.config_path("hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py")
     assert build(f"{config}:with_cp").backbone.with_cp
     assert build(f"{config}:backbone:deploy").deployed
     assert build(f"{config}:model.head.num_classes=3").head.fc.out_features == 3

@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmhcgnet.analysis import cam
-from mmhcgnet.analysis.pictures import Sample
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis.gates import cam
+from mmhcgnet.analysis.gates.images import Sample
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 pytest.importorskip("pytorch_grad_cam")
 pytest.importorskip("mmpretrain")

@@ -8,15 +8,18 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhcgnet import HCGNet
-from mmhcgnet.analysis import compare, complexity, paper
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.complexity import comparison as compare
+from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 
 
 def small_detector():
-    cfg = Config.fromfile(compare.config_path("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
+    name = "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+    cfg = Config.fromfile(compare.config_path(name))
     cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
     cfg.model.neck.in_channels = [72, 44, 30, 23]
     return build_model(cfg)

@@ -6,11 +6,10 @@ import pytest
 import torch
 from helpers.planted import LABELS, write_broden, write_map
 
-from mmhcgnet.analysis import dissection
-from mmhcgnet.analysis.broden import Broden
-from mmhcgnet.analysis.dissection import Dissection, LargestValues, describe
-from mmhcgnet.engine import MissingFileError, UsageError
-from mmhcgnet.engine.errors import DataError
+from mmhcgnet.analysis.dissection import units as dissection
+from mmhcgnet.analysis.dissection.units import Dissection, LargestValues, describe
+from mmhcgnet.datasets.broden import Broden
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 UNITS = 5
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmhcgnet.analysis import gate_maps
-from mmhcgnet.analysis.pictures import Sample
-from mmhcgnet.engine import UsageError
+from mmhcgnet.analysis.gates import maps as gate_maps
+from mmhcgnet.analysis.gates.images import Sample
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
 ARCH = dict(depths=(2, 1), growth_rates=(8, 12))

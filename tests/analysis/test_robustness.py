@@ -8,14 +8,20 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn import functional as F
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 foolbox = pytest.importorskip("foolbox")
 pytest.importorskip("mmpretrain.models")
 
-from mmhcgnet.analysis import attacks, paper, robustness  # noqa: E402
-from mmhcgnet.analysis.attacks import BestIterateAttack, Classifier, FastGradientAttack  # noqa: E402
+from mmhcgnet.analysis import paper  # noqa: E402
+from mmhcgnet.analysis.robustness import attacks  # noqa: E402
+from mmhcgnet.analysis.robustness import evaluation as robustness  # noqa: E402
+from mmhcgnet.analysis.robustness.attacks import (  # noqa: E402
+    BestIterateAttack,
+    Classifier,
+    FastGradientAttack,
+)
 
 MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
 EPSILONS = (0.002, 0.01, 0.03)

@@ -5,7 +5,9 @@ import functools
 import pytest
 import torch
 from helpers.official import OfficialClassifier, classifier_shapes, random_weights, zero_weights
+from helpers.reference import ARCHS
 from mmpretrain.models import ImageClassifier
+from torch import nn
 
 from mmhcgnet.convert import LayoutError, mmpretrain_to_official, official_to_mmpretrain
 
@@ -60,11 +62,80 @@ def test_logits_and_the_way_back(arch):
 
     returned = mmpretrain_to_official(converted.checkpoint)
     key = "acc" if arch.startswith("A") else "best_acc"
-    assert returned.checkpoint == dict(net=returned.state_dict, epoch=629, **{key: 78.5})
-    assert returned.state_dict.keys() == prefixed(weights).keys()
-    for name, tensor in returned.state_dict.items():
-        before = weights[name.removeprefix("module.")]
-        assert tensor.dtype == before.dtype and torch.equal(tensor, before), name
+    assert set(returned.checkpoint) == {"net", "epoch", key, "optimizer"}
+    assert (returned.checkpoint["epoch"], returned.checkpoint[key]) == (629, 78.5)
+    assert returned.checkpoint["net"] is returned.state_dict
+    # As a list: the authors' dissection and detection programs load by position.
+    assert list(returned.state_dict) == list(prefixed(weights))
+    for tensor, before in zip(returned.state_dict.values(), weights.values(), strict=True):
+        assert tensor.dtype == before.dtype and torch.equal(tensor, before)
+
+
+# The layers of a module in the released files, in which ``conv1_1x1`` is norm and convolution.
+RELEASED_ORDER = (
+    *("conv1_1x1", "conv2_3x3", "conv_3x3", "conv_5x5"),
+    *("global_context3x3", "global_context5x5", "fcall", "bn_attention", "fc3x3", "fc5x5"),
+    *("global_forget_context", "bn_forget", "fc1", "fc2"),
+)
+
+
+@pytest.mark.parametrize(("arch", "entries"), [("A1", 1308), ("B", 1625)])
+def test_the_keys_have_the_order_of_the_released_files(arch, entries):
+    """Written down once more, from the places in the network instead of a table of shapes."""
+    state_dict = mmpretrain_to_official(
+        official_to_mmpretrain(official(arch)).checkpoint
+    ).state_dict
+    assert len(state_dict) == entries
+    layers = []  # each once, in the order of its first tensor
+    for name in state_dict:
+        layer = name.removeprefix("module.").rpartition(".")[0]
+        if layer not in layers[-1:]:
+            layers.append(layer)
+    block, transition = ("hybridblock", "transition")
+    stem = ["conv0", "norm0", "conv1", "norm1", "conv2", "norm2"]
+    if arch == "A1":
+        block, transition, stem = "HybridBlock", "Transition", ["conv0"]
+    depths = ARCHS[arch][0]
+    expected = [f"features.{layer}" for layer in stem]
+    for b, depth in enumerate(depths, start=1):
+        modules = [f"features.{block}{b}.SMG{m}" for m in range(1, depth + 1)]
+        modules += [f"features.{transition}{b}"] if b < len(depths) else []
+        for module in modules:
+            for layer in RELEASED_ORDER:
+                cell = layer.startswith("conv")
+                expected += (
+                    [f"{module}.{layer}.{p}" for p in ("norm", "conv")]
+                    if cell
+                    else [f"{module}.{layer}"]
+                )
+    assert layers == [*expected, "features.norm5", "classifier"]
+
+
+@pytest.mark.parametrize("arch", ["A1", "B"])
+def test_a_program_that_loads_by_position_gets_the_same_network(arch):
+    """As the authors' dissection and detection programs do: values alone, in their order."""
+    back = mmpretrain_to_official(official_to_mmpretrain(official(arch)).checkpoint)
+    names = classifier_shapes(arch, CLASSES[arch])
+    loaded = dict(zip(names, back.checkpoint["net"].values(), strict=True))
+    image, expected = expected_logits(arch)
+    with torch.no_grad():
+        logits = OfficialClassifier(arch, loaded)(image.double())
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(("arch", "decay"), [("A1", 1e-4), ("B", 4e-5)])
+def test_the_optimiser_is_a_fresh_one_of_the_released_programs(arch, decay):
+    back = mmpretrain_to_official(official_to_mmpretrain(official(arch)).checkpoint)
+    state = back.checkpoint["optimizer"]
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    parameters = [
+        nn.Parameter(value) for name, value in back.state_dict.items() if not name.endswith(buffers)
+    ]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    optimizer.load_state_dict(state)  # as many parameters, or it raises
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.1, 0.9, True)
+    assert group["weight_decay"] == decay and not state["state"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -94,8 +165,8 @@ def test_the_way_back_states_the_best_accuracy_of_our_training(score):
     best_ckpt = "work_dirs/a1/best_accuracy_top1_epoch_7.pth"
     back = mmpretrain_to_official(trained("A1", best_score=score, best_ckpt=best_ckpt))
     assert (back.epoch, back.accuracy, back.best_so_far) == (10, 96.5, True)
-    # Also for CIFAR, where the authors' ``acc`` would be that of these very weights.
-    assert {k: v for k, v in back.checkpoint.items() if k != "net"} == dict(epoch=10, best_acc=96.5)
+    assert (back.checkpoint["epoch"], back.checkpoint["acc"]) == (10, 96.5)
+    assert "best_acc" not in back.checkpoint
     assert official_to_mmpretrain(back.checkpoint).accuracy == 96.5
 
 
@@ -107,7 +178,7 @@ def test_the_way_back_states_the_best_accuracy_of_our_training(score):
 def test_no_other_score_passes_for_the_accuracy(runtime_info):
     back = mmpretrain_to_official(trained("A1", **runtime_info))
     assert (back.epoch, back.accuracy, back.best_so_far) == (10, None, False)
-    assert set(back.checkpoint) == {"net", "epoch"}
+    assert back.checkpoint["acc"] == 0  # the authors' program wants a number
 
 
 @pytest.mark.parametrize(
@@ -164,7 +235,7 @@ def change(name, tensor):
             r"2 missing \(classifier\.weight, classifier\.bias\)$",
         ),
         (change("features.extra.weight", torch.ones(3)), r"1 unknown \(features\.extra\.weight\)$"),
-        (change("bad\nname", torch.ones(3)), r"1 unknown \('bad\\nname'\)$"),
+        (change("bad\nname", torch.ones(3)), r"1 unknown \(bad\\nname\)$"),
         (
             change("features.Transition1.fcall.weight", torch.ones(24, 60)),
             r"1 of another shape \(features\.Transition1\.fcall\.weight \(24, 60\) instead of "

@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 
 from mmhcgnet.convert import LayoutError, official_to_mmdet
 
-CONFIG = Path(__file__).parents[2] / "configs/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py"
+CONFIG = Path(__file__).parents[2] / "configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py"
 CLASS_LAYERS = ("bbox_head.fc_cls", "bbox_head.fc_reg", "mask_head.conv_logits")
 
 

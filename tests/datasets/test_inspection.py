@@ -6,19 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmhcgnet.datasets.inspection import (
-    EXAMPLES,
-    Finding,
-    inspect_coco,
-    inspect_folders,
-    inspect_image,
-    inspect_images,
-    inspect_listing,
-    list_images,
-    merge,
-    read_coco,
-    read_list,
-)
+from mmhcgnet.datasets.checks.coco import inspect_coco, read_coco
+from mmhcgnet.datasets.checks.findings import EXAMPLES, Finding, merge
+from mmhcgnet.datasets.checks.folders import inspect_folders, list_images, read_list
+from mmhcgnet.datasets.checks.images import inspect_image, inspect_images, inspect_listing
 
 
 def noise(path, mode="RGB", kind="PNG", size=(30, 20), **kwargs):

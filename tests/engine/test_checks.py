@@ -3,16 +3,11 @@ import re
 import pytest
 from mmengine.config import Config
 
-from mmhcgnet.engine import (
-    MissingFileError,
-    UsageError,
-    check_ops,
-    check_pretrained_files,
-    check_sections,
-    checks,
-    load_config,
-)
-from mmhcgnet.engine.checks import check_checkpoint_path
+from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.engine import checks
+from mmhcgnet.engine.checks import check_ops, check_pretrained_files
+from mmhcgnet.engine.configs import check_sections, load_config
+from mmhcgnet.errors import MissingFileError, UsageError
 
 
 def test_a_misspelt_config_names_the_closest(tmp_path):
@@ -96,12 +91,10 @@ def test_cfg_options_that_do_not_fit_are_told(tmp_path, options, sentence):
 
 def test_a_missing_checkpoint_names_what_is_there(tmp_path):
     with pytest.raises(MissingFileError, match="does not exist: name one that does"):
-        check_checkpoint_path(f"{tmp_path}/epoch_1.pth")
+        Checkpoint.open(f"{tmp_path}/epoch_1.pth")
     (tmp_path / "epoch_12.pth").write_text("")
     with pytest.raises(MissingFileError, match=r"holds .*epoch_12\.pth"):
-        check_checkpoint_path(f"{tmp_path}/epoch_1.pth")
-    check_checkpoint_path(f"{tmp_path}/epoch_12.pth")
-    check_checkpoint_path("https://example.com/epoch_1.pth")
+        Checkpoint.open(f"{tmp_path}/epoch_1.pth")
 
 
 def test_missing_sections_are_named():
@@ -111,7 +104,7 @@ def test_missing_sections_are_named():
 
 def test_a_toolbox_that_is_not_installed_is_named(monkeypatch):
     cfg = Config(dict(default_scope="mmdet", model=dict()))
-    monkeypatch.setattr("mmhcgnet.engine.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("mmhcgnet.engine.configs.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="needs MMDetection, which is not installed: .*pip"):
         check_sections(cfg, "model")
 

@@ -4,13 +4,9 @@ import time
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.engine import (
-    MissingFileError,
-    UsageError,
-    explain_misspelt_types,
-    report_usage_errors,
-)
-from mmhcgnet.engine.errors import DataError
+from mmhcgnet.cli.report import report_usage_errors
+from mmhcgnet.engine.models import explain_misspelt_types
+from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
 
 @pytest.mark.parametrize("error", [UsageError, MissingFileError])
@@ -94,7 +90,7 @@ def test_a_batch_that_died_with_its_worker_becomes_one_sentence(capsys):
 
 def test_ranks_above_0_let_rank_0_speak_first(monkeypatch, capsys):
     waits = []
-    monkeypatch.setattr("mmhcgnet.engine.errors.time.sleep", waits.append)
+    monkeypatch.setattr("mmhcgnet.cli.report.time.sleep", waits.append)
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit), report_usage_errors("pytorch"):

@@ -15,9 +15,10 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
 
-from mmhcgnet.engine.checkpoints import use_safe_loader
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+from mmhcgnet.checkpoints import use_safe_loader
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
 
 IMAGES, BATCH = 14, 4
 PASS = IMAGES // BATCH  # iterations; the last two images are left out
@@ -142,13 +143,14 @@ def build(folder, kind, workers=0, ema=False, hooks=(), model=None, resume=None,
         train_cfg=dict(type=loop, **length),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, nesterov=True)),
         param_scheduler=[
-            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=5),
+            dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="MultiStepLR", by_epoch=kind == "epoch", milestones=[2], gamma=0.5),
+            dict(type="CosineAnnealingLR", by_epoch=False, T_max=9),
         ],
         # A seed of its own is not given again: the checkpoint has it.
         randomness=dict(seed=None if resume else 7),
         default_hooks=dict(checkpoint=None, logger=None),
-        custom_hooks=[*hooks, note := Note()],
+        custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), *hooks, note := Note()],
         # Runners of one name share their message hub.
         experiment_name=f"run{next(_number)}",
         log_level="WARNING",

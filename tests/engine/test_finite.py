@@ -14,8 +14,8 @@ from mmengine.runner import Runner, load_checkpoint
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.finite import NonFiniteError, NonFiniteHook
+from mmhcgnet.engine.hooks.non_finite_hook import NonFiniteError, NonFiniteHook
+from mmhcgnet.errors import UsageError
 
 FINITE = [1.0, 2.0, 0.5, 3.0, 1.5, 0.2]
 ONE_EPOCH = dict(by_epoch=True, max_epochs=1)

@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmhcgnet import HCGNet
-from mmhcgnet.engine import UsageError
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import DropBlock
 
 
@@ -277,21 +277,37 @@ class Stop(Exception):
 
 
 class StrengthRecorder(Hook):
+    """The strengths of both DropBlocks in every iteration, until an iteration that is not run."""
+
     def __init__(self, stop_at):
         self.stop_at = stop_at
         self.strengths = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.epoch == self.stop_at:
+        if runner.iter == self.stop_at:
             raise Stop
-        self.strengths.append([runner.model.layers[i].strength for i in (0, 2)])
+        first, second = (runner.model.layers[i].strength for i in (0, 2))
+        assert first == second
+        self.strengths.append(first)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+        runner.save_checkpoint(runner.work_dir, f"iter_{runner.iter + 1}.pth", meta=meta)
 
 
-PERIODS = [2, 4]
+BATCHES = 3  # in an epoch
+EPOCHS = dict(type="mmhcgnet.ResumableEpochLoop", max_epochs=6)
+ITERS = dict(type="mmhcgnet.ResumableIterLoop", max_iters=18)
 
 
-def train(work_dir, stop_at=None, resume=False):
-    """Train under SGDR; return the strengths of both DropBlocks in every epoch."""
+def rise(*periods):
+    """The strengths in cosine cycles of these lengths."""
+    places = [t / period for period in periods for t in range(period)]
+    return [(1 - math.cos(math.pi * place)) / 2 for place in places]
+
+
+def train(work_dir, schedule, loop=EPOCHS, stop_at=None, resume=None):
+    """Return the strength in every iteration of a run, stopped before ``stop_at``."""
     recorder = StrengthRecorder(stop_at)
     runner = Runner(
         model=Dropping(),
@@ -299,16 +315,18 @@ def train(work_dir, stop_at=None, resume=False):
         train_dataloader=dict(
             batch_size=1,
             num_workers=0,
-            dataset=[dict(inputs=torch.zeros(1))],
-            sampler=dict(type="DefaultSampler", shuffle=False),
+            dataset=[dict(inputs=torch.zeros(1))] * BATCHES,
+            sampler=dict(
+                type="DefaultSampler" if loop is EPOCHS else "InfiniteSampler", shuffle=False
+            ),
         ),
-        train_cfg=dict(by_epoch=True, max_epochs=sum(PERIODS)),
+        train_cfg=dict(loop),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.3)),
-        param_scheduler=dict(
-            type="CosineRestartLR", periods=PERIODS, restart_weights=[1, 1], eta_min=0
-        ),
+        param_scheduler=schedule,
+        default_hooks=dict(checkpoint=None),
         custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), recorder],
-        resume=resume,
+        resume=resume is not None,
+        load_from=resume,
         log_level="ERROR",
     )
     with pytest.raises(Stop) if stop_at else nullcontext():
@@ -316,38 +334,77 @@ def train(work_dir, stop_at=None, resume=False):
     return recorder.strengths
 
 
-def test_dropblock_follows_the_cycles_also_in_a_resumed_run(tmp_path):
-    expected = [
-        [(1 - math.cos(math.pi * epoch / period)) / 2] * 2
-        for period in PERIODS
-        for epoch in range(period)
-    ]
-    whole = train(tmp_path / "whole")
-    torch.testing.assert_close(torch.tensor(whole), torch.tensor(expected))
-    # Stopped within the second cycle.
-    first = train(tmp_path / "halves", stop_at=4)
-    assert len(first) == 4 and first + train(tmp_path / "halves", resume=True) == whole
+COSINE = dict(type="CosineAnnealingLR", T_max=6, by_epoch=True, convert_to_iter_based=True)
+SCHEDULES = {
+    # As in the released program, which sets rate and probability once an epoch.
+    "sgdr": (
+        dict(type="CosineRestartLR", periods=[2, 4], restart_weights=[1, 1], eta_min=0),
+        EPOCHS,
+        [strength for strength in rise(2, 4) for _ in range(BATCHES)],
+    ),
+    "cosine-within-epochs": (COSINE, EPOCHS, rise(18)),
+    "iterations": (
+        dict(type="CosineAnnealingLR", T_max=18, by_epoch=False),
+        ITERS,
+        rise(18),
+    ),
+    "sgdr-of-iterations": (
+        dict(
+            type="CosineRestartLR", periods=[6, 12], restart_weights=[1, 0.5], by_epoch=False,
+            eta_min_ratio=0.1,
+        ),
+        ITERS,
+        rise(6, 12),
+    ),
+    "warm-up": (
+        [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=5), COSINE],
+        EPOCHS,
+        [0.0] * 5 + rise(18)[5:],
+    ),
+    "warm-up-before": (
+        [
+            dict(type="ConstantLR", factor=0.1, by_epoch=True, begin=0, end=1),
+            dict(type="CosineAnnealingLR", T_max=5, begin=1, end=6, by_epoch=True),
+        ],
+        EPOCHS,
+        [0.0] * 3 + [strength for strength in rise(5) for _ in range(BATCHES)],
+    ),
+    "no-cosine": (dict(type="MultiStepLR", milestones=[2], by_epoch=True), EPOCHS, rise(18)),
+    "no-schedule": (None, ITERS, rise(18)),
+}  # fmt: skip
 
 
-def test_without_a_scheduler_dropblock_stays_off():
-    runner = SimpleNamespace(
-        model=Dropping(), optim_wrapper=SimpleNamespace(param_groups=[dict(lr=0.1)])
-    )
-    HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)
-    assert [runner.model.layers[i].strength for i in (0, 2)] == [0, 0]
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_dropblock_follows_the_place_in_the_cycle_also_in_a_resumed_run(name, tmp_path):
+    schedule, loop, expected = SCHEDULES[name]
+    whole = train(tmp_path / "whole", schedule, loop)
+    assert whole == pytest.approx(expected, abs=1e-12)
+    # Within an epoch and a cycle.
+    stop = 10
+    assert train(tmp_path / "halves", schedule, loop, stop_at=stop) == whole[:stop]
+    path = str(tmp_path / f"halves/iter_{stop}.pth")
+    assert train(tmp_path / "halves", schedule, loop, resume=path) == whole[stop:]
+
+
+def test_dropblocks_probability_is_the_released_programs(tmp_path):
+    schedule, loop, _ = SCHEDULES["sgdr"]
+    strengths = train(tmp_path, schedule, loop)[::BATCHES]
+    places = [(t, period) for period in (2, 4) for t in range(period)]
+    released = [abs(0.05 * (1 + math.cos(math.pi * t / period)) - 0.1) for t, period in places]
+    assert [0.1 * strength for strength in strengths] == pytest.approx(released)
 
 
 def test_dropblock_is_found_behind_a_wrapper():
     model = Dropping()
     runner = SimpleNamespace(
-        model=nn.DataParallel(model),
-        optim_wrapper=SimpleNamespace(param_groups=[dict(lr=0.025, initial_lr=0.1)]),
+        model=nn.DataParallel(model), param_schedulers=[], iter=1, epoch=0, max_iters=2
     )
-    HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)
-    assert [model.layers[i].strength for i in (0, 2)] == [0.75, 0.75]
+    hook = HOOKS.build(dict(type="mmhcgnet.DropBlockHook"))
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 1)
+    assert [model.layers[i].strength for i in (0, 2)] == pytest.approx([0.5, 0.5])
 
 
 def test_dropblock_hook_without_dropblock_says_what_to_add(runner):
-    runner.optim_wrapper = SimpleNamespace(param_groups=[dict(lr=0.1, initial_lr=0.1)])
     with pytest.raises(UsageError, match=r"dropblock=dict\(block_size=2\)"):
-        HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train_epoch(runner)
+        HOOKS.build(dict(type="mmhcgnet.DropBlockHook")).before_train(runner)

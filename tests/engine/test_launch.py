@@ -8,7 +8,9 @@ from mmengine.config import Config
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmhcgnet.engine import UsageError, distributed_run, launch, prepare_distributed
+from mmhcgnet.cli import launch
+from mmhcgnet.cli.launch import distributed_run, prepare_distributed
+from mmhcgnet.errors import UsageError
 
 
 @pytest.fixture
@@ -159,3 +161,13 @@ def test_the_model_is_gone_when_the_group_is_left(tmp_path, monkeypatch, backend
         assert alive == ([None] if leaves else [])
     finally:
         destroy()
+
+
+@pytest.mark.parametrize(
+    "launcher, variable", [("pytorch", "RANK"), ("slurm", "SLURM_PROCID"), ("none", "RANK")]
+)
+def test_the_rank_before_the_group_is_there(monkeypatch, launcher, variable):
+    monkeypatch.delenv(variable, raising=False)
+    assert launch.launched_rank(launcher) == 0
+    monkeypatch.setenv(variable, "3")
+    assert launch.launched_rank(launcher) == (0 if launcher == "none" else 3)

@@ -8,8 +8,8 @@ from mmengine.dataset import DefaultSampler
 from mmengine.registry import HOOKS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset
 
-from mmhcgnet.engine.errors import DataError
-from mmhcgnet.engine.loading import Draw, GuardedDataset, guard_loader
+from mmhcgnet.engine.runner.data_loading import Draw, GuardedDataset, guard_loader
+from mmhcgnet.errors import DataError
 
 
 class Numbers(Dataset):

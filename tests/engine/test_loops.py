@@ -11,9 +11,9 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.checkpoints import use_safe_loader
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.checkpoints import use_safe_loader
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.errors import UsageError
 
 _number = count()
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3)
@@ -120,7 +120,7 @@ def warnings(monkeypatch):
         if level >= logging.WARNING:
             found.append(message)
 
-    monkeypatch.setattr("mmhcgnet.engine.loops.print_log", note)
+    monkeypatch.setattr("mmhcgnet.engine.runner.loops.print_log", note)
     return found
 
 

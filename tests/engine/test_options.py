@@ -5,19 +5,18 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from mmhcgnet.engine import (
-    UsageError,
+from mmhcgnet.cli.options import (
     check_amp_training,
     decide_out_item,
     drop_validation,
-    load_config,
     set_amp_training,
     set_auto_scale_lr,
-    set_dataloader_defaults,
     set_test_time_augmentation,
     set_visualization,
     set_work_dir,
 )
+from mmhcgnet.engine.configs import load_config, set_dataloader_defaults
+from mmhcgnet.errors import UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -56,10 +55,10 @@ def test_out_refuses_what_it_cannot_write(out, out_item):
 
 
 def test_a_config_in_mixed_precision_says_how_to_do_without(monkeypatch):
-    cfg = Config.fromfile(CONFIGS / "hcgnet-b_2xb128-amp-mixup-lbs-cosine-100e_in1k.py")
-    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cuda")
+    cfg = Config.fromfile(CONFIGS / "hcgnet/hcgnet-b_2xb128-amp-mixup-lbs-cosine-100e_in1k.py")
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
     check_amp_training(cfg)
-    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cpu")
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
     with pytest.raises(UsageError, match="optim_wrapper.type=OptimWrapper"):
         check_amp_training(cfg)
     cfg.merge_from_dict({"optim_wrapper.type": "OptimWrapper"})
@@ -68,7 +67,7 @@ def test_a_config_in_mixed_precision_says_how_to_do_without(monkeypatch):
 
 
 def test_amp_keeps_a_loss_scale_and_needs_an_accelerator(monkeypatch):
-    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type="SGD"))))
     set_amp_training(cfg)
     assert (cfg.optim_wrapper.type, cfg.optim_wrapper.loss_scale) == ("AmpOptimWrapper", "dynamic")
@@ -77,7 +76,7 @@ def test_amp_keeps_a_loss_scale_and_needs_an_accelerator(monkeypatch):
     assert cfg.optim_wrapper.loss_scale == 512.0
     with pytest.raises(UsageError, match="cannot replace the optimizer wrapper Other"):
         set_amp_training(Config(dict(optim_wrapper=dict(type="Other"))))
-    monkeypatch.setattr("mmhcgnet.engine.options.get_device", lambda: "cpu")
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
     with pytest.raises(UsageError, match="on a GPU only"):
         set_amp_training(cfg)
 
@@ -198,6 +197,6 @@ def test_a_base_of_a_package_that_is_not_there_says_how_to_install_it(monkeypatc
     def absent(path):
         raise ModuleNotFoundError("mmdet is not installed, please install mmdet manually")
 
-    monkeypatch.setattr("mmhcgnet.engine.options.Config.fromfile", absent)
+    monkeypatch.setattr("mmhcgnet.engine.configs.Config.fromfile", absent)
     with pytest.raises(UsageError, match=r"needs MMDetection, .*mmhcgnet\[(onedl|openmmlab)\]"):
         load_config(str(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py"))

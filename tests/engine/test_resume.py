@@ -7,8 +7,9 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import save_checkpoint
 
-from mmhcgnet.engine import MissingFileError, UsageError, drop_pretrained, set_resume
-from mmhcgnet.engine.files import ATOMIC
+from mmhcgnet.checkpoints.durable_files import ATOMIC
+from mmhcgnet.cli.resume import drop_pretrained, set_resume
+from mmhcgnet.errors import MissingFileError, UsageError
 
 
 def config(work_dir, **kwargs):

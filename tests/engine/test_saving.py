@@ -20,13 +20,13 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
-import mmhcgnet.engine.saving as saving
-from mmhcgnet.engine.checkpoints import read_checkpoint
-from mmhcgnet.engine.errors import UsageError
-from mmhcgnet.engine.files import verify
-from mmhcgnet.engine.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.engine.resume import find_resume_checkpoint
-from mmhcgnet.engine.saving import InterruptHook, SafeCheckpointHook
+import mmhcgnet.engine.hooks.safe_checkpoint_hook as saving
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints.newest import find_newest
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
+from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.errors import UsageError
 
 BATCHES = 4
 
@@ -130,7 +130,8 @@ def files(folder, pattern="*.pth"):
 
 
 def newest(folder):
-    return find_resume_checkpoint([str(folder)])
+    newest = find_newest([str(folder)])
+    return newest and newest.path
 
 
 # Saving
@@ -145,7 +146,7 @@ def test_everything_saved_is_whole_and_the_pointer_names_the_last(tmp_path):
     assert sorted({*names} - {*published}) == others
     for name in names:
         assert (tmp_path / name).read_bytes()[-80:].startswith(b"mmhcgnet sha256")
-        verify(str(tmp_path / name))
+        read_checkpoint(str(tmp_path / name))
     for name in published:
         assert set(read_checkpoint(str(tmp_path / name))) == {"state_dict"}
     assert (tmp_path / "last_checkpoint").read_text() == f"{tmp_path}/epoch_4.pth"
@@ -161,7 +162,7 @@ def test_the_old_ones_go_only_when_the_new_one_and_the_pointer_are_there(
     def remove(self, path):
         removed.append(os.path.basename(path))
         last = (tmp_path / "last_checkpoint").read_text()
-        verify(last)
+        read_checkpoint(last)
         assert files(tmp_path, "epoch_*.pth")[-1] == os.path.basename(last)
         assert len(files(tmp_path, "epoch_*.pth")) == keep + 1
         os.remove(path)
@@ -255,10 +256,47 @@ def test_files_of_a_folder_that_was_moved_are_known_by_their_names(tmp_path):
     assert not (tmp_path / "old").exists()
 
 
+def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
+    """It names what its run still had to delete, and anyone may have written it."""
+    work, victim, beside = tmp_path / "work", tmp_path / "victim", tmp_path / "epoch_9.pth"
+    run(tmp_path / "first", loop=dict(type=ResumableEpochLoop, max_epochs=1), max_keep_ckpts=1)
+    kept = [victim / "file", beside, work / "notes.txt", work / "epoch_7.pth/folder/file"]
+    kept += [work / "best_notes.txt", work / "epoch_x.pth", work / "1.pth"]
+    gone = [work / "epoch_8.pth", work / "interrupted_iter_3.pth", work / "best_a_epoch_3.pth"]
+    gone += [work / "epoch_6.pth/rank0.pth"]
+    for path in (*kept, *gone):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("here")
+    checkpoint = read_checkpoint(newest(tmp_path / "first"))
+    info = checkpoint["message_hub"]["runtime_info"]
+    names = [str(victim), "../victim", "../epoch_9.pth", "notes.txt", "epoch_7.pth", "", ".", 3]
+    names += ["best_notes.txt", "epoch_x.pth", "best_/../../epoch_9.pth", "1.pth", None]
+    names += ["epoch_8.pth", "interrupted_iter_3.pth", "best_a_epoch_3.pth", "epoch_6.pth"]
+    info.update(outdated_ckpts=names, keep_ckpt_ids=["/../../victim", "7", 7, 1.5, None, 1])
+    info.update(best_ckpt=str(work / "notes.txt"), last_ckpt=[str(victim)])
+    hostile = tmp_path / "hostile.pth"
+    torch.save(checkpoint, hostile)
+    run(work, resume=str(hostile), scores=[1, 2, 3, 4], save_best="accuracy", max_keep_ckpts=1)
+    assert all(path.read_text() == "here" for path in kept)
+    assert not any(path.exists() for path in gone)
+    assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
+
+
+@pytest.mark.parametrize("value", [None, 3, "epoch_1.pth", dict(a=1), ["a", 3]])
+def test_odd_values_in_the_hub_name_no_files(tmp_path, value):
+    run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1), max_keep_ckpts=1)
+    checkpoint = read_checkpoint(newest(tmp_path))
+    keys = ("outdated_ckpts", "keep_ckpt_ids", "last_ckpt", "best_ckpt")
+    checkpoint["message_hub"]["runtime_info"].update(dict.fromkeys(keys, value))
+    torch.save(checkpoint, tmp_path / "odd.pth")
+    run(tmp_path, resume=str(tmp_path / "odd.pth"), max_keep_ckpts=2)
+    assert files(tmp_path, "epoch_*.pth")[-2:] == ["epoch_3.pth", "epoch_4.pth"]
+
+
 def test_what_a_killed_run_was_writing_is_removed_at_the_next_start(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / f".epoch_1.pth.{dead.pid}.tmp").write_bytes(b"PK")
+    (tmp_path / f".epoch_1.pth.{dead.pid}.mmhcgnet.tmp").write_bytes(b"PK")
     run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1))
     assert not files(tmp_path, ".*.tmp")
 
@@ -339,7 +377,7 @@ def test_a_full_disk_loses_nothing_and_is_explained(tmp_path, monkeypatch, best)
         run(tmp_path, scores=[0, 1, 2], save_best="accuracy", max_keep_ckpts=1)
     assert files(tmp_path) == ["best_accuracy_epoch_2.pth", f"{newest_name}.pth"]
     for name in files(tmp_path):
-        verify(str(tmp_path / name))
+        read_checkpoint(str(tmp_path / name))
     assert not files(tmp_path, ".*.tmp")
 
 

@@ -15,8 +15,8 @@ from mmengine.runner import Runner
 from mmpretrain.engine import EMAHook as MMPretrainEMAHook
 from torch import nn
 
-from mmhcgnet.engine import UsageError
-from mmhcgnet.engine.strict_load import StrictLoadHook
+from mmhcgnet.engine.hooks.strict_load_hook import StrictLoadHook
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
 HEADS = ["roi_head.fc_cls.weight", "roi_head.fc_cls.bias"]
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(tmp_path, trained, fault, purpose):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert runner.iter == 0 and not runner._has_loaded
     # A test knows no parts that start anew.
-    assert purpose == "load_from" or "--replace" not in str(error.value)
+    assert purpose == "load_from" or "replaced=" not in str(error.value)
 
 
 FITTING = {
@@ -244,7 +244,7 @@ def test_the_deployed_form_is_told(tmp_path):
     for deploy in (False, True):
         files[deploy] = tmp_path / f"{deploy}.pth"
         torch.save(dict(state_dict=Classifier(deploy).state_dict()), files[deploy])
-    with pytest.raises(UsageError, match="is of a deployed HCGNet and the config's is none"):
+    with pytest.raises(UsageError, match="holds a deployed HCGNet, but the config"):
         make_runner(tmp_path, Classifier(False), files[True]).test()
     with pytest.raises(UsageError, match="The config's HCGNet is deployed"):
         make_runner(tmp_path, Classifier(True), files[False]).test()
@@ -257,14 +257,14 @@ def test_other_classes_are_refused_with_the_option_that_allows_them(tmp_path, tr
     with pytest.raises(
         UsageError,
         match=r"2 of another shape \(roi_head\.fc_cls\.weight \(3, 4\) instead of \(5, 4\), .*\); "
-        r".* start anew with --replace roi_head\.fc_cls\.$",
+        r".* start anew with default_hooks\.strict_load\.replaced=\[roi_head\.fc_cls\]\.$",
     ):
         make_runner(tmp_path, Net(classes=5), trained).train()
 
 
 def test_a_head_that_is_not_there_is_refused_with_the_option(tmp_path, trained):
     path = change(trained, without("roi_head.fc.weight", "roi_head.fc.bias"))
-    with pytest.raises(UsageError, match=r"--replace roi_head\.$"):
+    with pytest.raises(UsageError, match=r"replaced=\[roi_head\]\.$"):
         make_runner(tmp_path, Net(), path).train()
 
 
@@ -273,7 +273,7 @@ def test_the_backbone_alone_is_taken_by_another_option(tmp_path, trained):
     path = change(trained, setting("neck.weight", torch.ones(2)))
     with pytest.raises(UsageError, match=r"init_cfg=dict\(type='Pretrained', .*\)\.$") as error:
         make_runner(tmp_path, Net(), path).train()
-    assert "--replace" not in str(error.value)
+    assert "replaced=" not in str(error.value)
 
 
 def test_another_backbone_has_no_remedy(tmp_path, trained):
@@ -332,13 +332,16 @@ def test_nothing_is_replaced_in_a_test_or_when_resuming(tmp_path, trained, purpo
 STATES = {
     "nothing but weights": (
         lambda c: dict(state_dict=c["state_dict"]),
-        r"lacks epoch, iter, message_hub, optimizer, param_schedulers: .* load_from",
+        r"it has no epoch, iter, message_hub, optimizer, param_schedulers\. .* load_from",
     ),
-    "no optimizer": (lambda c: c.pop("optimizer") and None, r"lacks optimizer: "),
-    "no schedulers": (lambda c: c.pop("param_schedulers") and None, r"lacks param_schedulers: "),
+    "no optimizer": (lambda c: c.pop("optimizer") and None, r"it has no optimizer\. "),
+    "no schedulers": (
+        lambda c: c.pop("param_schedulers") and None,
+        r"has no param_schedulers\. ",
+    ),
     "another history": (
         lambda c: dict(c, message_hub=dict(log_scalars={})),
-        r"lacks message_hub: ",
+        r"it has no message_hub\. ",
     ),
     "another number of groups": (
         lambda c: c["optimizer"]["param_groups"].append(dict(params=[])),
@@ -348,7 +351,10 @@ STATES = {
         lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.ones(9)),
         r"momentum_buffer of parameter 0 has the shape \(9,\) instead of \(4, 2\); ",
     ),
-    "no groups": (lambda c: dict(c, optimizer=[]), "has no groups of parameters; "),
+    "no groups": (
+        lambda c: dict(c, optimizer=[]),
+        "has no groups of parameters or no",
+    ),
     "the averaged weights of another model": (
         setting("module.backbone.0.weight", torch.ones(7, 2), "ema_state_dict"),
         r"of another model than its state_dict: 1 without counterpart \(module\.backbone\.0\.w",

@@ -26,7 +26,7 @@ def with_bias(name: str, *weight: int) -> Shapes:
 
 
 def smg_shapes(name: str, norm: str, c_in: int, c: int, constants: dict) -> Shapes:
-    """One SMG module; ``norm`` is what the norm in front of a convolution is called."""
+    """One SMG module, in the order of the authors' files; ``norm`` precedes a convolution."""
     squeeze, r = int(constants["alpha"] * c), constants["reduction"]
     return {
         **norm_shapes(f"{name}.conv1_1x1.{norm}", c_in),
@@ -44,8 +44,8 @@ def smg_shapes(name: str, norm: str, c_in: int, c: int, constants: dict) -> Shap
         **with_bias(f"{name}.fc3x3", c, 2 * c // r, 1, 1),
         **with_bias(f"{name}.fc5x5", c, 2 * c // r, 1, 1),
         **with_bias(f"{name}.global_forget_context", 1, c, 1, 1),
-        **with_bias(f"{name}.fc1", c // r, c, 1, 1),
         **norm_shapes(f"{name}.bn_forget", c // r),
+        **with_bias(f"{name}.fc1", c // r, c, 1, 1),
         **with_bias(f"{name}.fc2", c, c // r, 1, 1),
     }
 

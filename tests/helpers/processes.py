@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from mmhcgnet.engine import distributed_run
+from mmhcgnet.cli.launch import distributed_run
 
 if TYPE_CHECKING:
     from .warm import Warm

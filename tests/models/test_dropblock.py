@@ -49,6 +49,35 @@ def test_odd_sizes_are_those_of_torchvision(size):
     torch.testing.assert_close(share.mean(), expected.mean(), rtol=0, atol=0.003)
 
 
+@pytest.mark.parametrize(("side", "share"), [(8, 0.0849), (16, 0.0905)])
+def test_the_released_style_drops_the_released_share(side, share):
+    out = DropBlock(2, drop_prob=0.1, style="released")(torch.ones(40_000, 1, side, side))
+    dropped = out == 0
+    assert dropped.float().mean() == pytest.approx(share, abs=0.001)
+    # Four squares cover a position, two one of the first row and column, one the first corner.
+    rates = dropped.float().mean(dim=(0, 1))
+    for rate, squares in ((rates[1:, 1:], 4), (rates[0, 1:], 2), (rates[1:, 0], 2)):
+        assert rate.mean() == pytest.approx(1 - (1 - 0.025) ** squares, abs=0.002)
+    assert rates[0, 0] == pytest.approx(0.025, abs=0.005)
+    assert out[~dropped].unique().numel() == 1
+    torch.testing.assert_close(out.mean(), torch.tensor(1.0))
+
+
+def test_the_released_style_leaves_small_maps_whole_as_often_as_the_released_program():
+    dropped = DropBlock(2, drop_prob=0.05, style="released")(torch.ones(20_000, 1, 8, 8)) == 0
+    untouched = ~dropped.flatten(1).any(dim=1)
+    assert untouched.float().mean() == pytest.approx(0.447, abs=0.015)
+
+
+def test_the_released_style_has_one_mask_for_all_channels():
+    dropped = DropBlock(2, drop_prob=0.2, style="released")(torch.ones(640, 5, 9, 12)) == 0
+    assert (dropped == dropped[:, :1]).all()
+    assert dropped[:, 0].unique(dim=0).shape[0] > 600  # others in every image
+    # A square that is seeded in the last row and column is one position.
+    corners = dropped[:, 0, -1, -1] & ~dropped[:, 0, -2, -1] & ~dropped[:, 0, -1, -2]
+    assert corners.any()
+
+
 def test_strength_scales_the_probability():
     layer = DropBlock(2, drop_prob=0.2)
     layer.strength = 0.25
@@ -72,7 +101,10 @@ def test_half_precision():
     assert out.float().mean().item() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("arguments", [dict(block_size=0), dict(block_size=2, drop_prob=1.0)])
+@pytest.mark.parametrize(
+    "arguments",
+    [dict(block_size=0), dict(block_size=2, drop_prob=1.0), dict(block_size=2, style="theirs")],
+)
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=list(arguments)[-1]):
         DropBlock(**arguments)

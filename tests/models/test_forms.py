@@ -20,9 +20,9 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from mmhcgnet.analysis.benchmark import count_calls, count_kept_bytes
-from mmhcgnet.analysis.workloads import Workload, build
-from mmhcgnet.models import HCGNet, training
+from mmhcgnet.analysis.benchmark.measuring import count_calls, count_kept_bytes
+from mmhcgnet.analysis.benchmark.workloads import Workload, build
+from mmhcgnet.models import HCGNet, memory_saving
 
 
 def make(name: str = "tiny", state: dict | None = None, **kwargs) -> HCGNet:
@@ -63,9 +63,9 @@ def uses_training_form(monkeypatch):
 
     def uses(network: HCGNet, image: torch.Tensor | None = None) -> bool:
         calls = []
-        forward = training.forward
+        forward = memory_saving.forward
         with monkeypatch.context() as patch:
-            patch.setattr(training, "forward", lambda *args: calls.append(1) or forward(*args))
+            patch.setattr(memory_saving, "forward", lambda *args: calls.append(1) or forward(*args))
             network(torch.randn(2, 3, 64, 64) if image is None else image)
         return bool(calls)
 

@@ -654,6 +654,49 @@ def test_initialisation_keeps_the_signal():
         assert (norm.weight == 1).all() and (norm.bias == 0).all(), name
 
 
+def test_weight_init_pytorch_is_pytorchs_default_in_every_layer():
+    """Uniform up to ``1 / sqrt(fan_in)``, weights and biases, as ``reset_parameters`` draws."""
+    network = HCGNet(arch="A1", weight_init="pytorch")
+    network.init_weights()
+    layers = {k: m for k, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert {name.rsplit(".", 1)[-1] for name in layers} == {
+        *("conv", "attention", "attention3", "attention5"),
+        *("reduce", "expand", "expand3", "expand5"),
+    }
+    for name, layer in layers.items():
+        bound = layer.weight[0].numel() ** -0.5
+        for tensor in (layer.weight, layer.bias):
+            if tensor is not None:
+                assert 0 < tensor.abs().max() <= bound, name
+                spread = (tensor.square().mean() * 3).sqrt() / bound
+                assert abs(spread - 1) < 2.5 / tensor.numel() ** 0.5, name
+    for name in norm_names(network.state_dict()):
+        norm = network.get_submodule(name)
+        assert (norm.weight == 1).all() and (norm.bias == 0).all(), name
+
+
+def test_init_cfg_follows_weight_init_pytorch(tmp_path):
+    cfg = dict(type="Constant", layer="Conv2d", val=0.5, bias=0.25)
+    network = HCGNet(arch=ARCH, weight_init="pytorch", init_cfg=cfg)
+    network.init_weights()
+    module = network.stages[0][0]
+    assert (module.branch3.conv.weight == 0.5).all()
+    assert (module.forget_gate.attention.bias == 0.25).all()
+    assert module.forget_gate.expand.bias.std() > 0  # fully connected, not named by it
+    path = str(tmp_path / "weights.pth")
+    torch.save(tiny(out_indices=-1).state_dict(), path)
+    cfg = dict(type="Pretrained", checkpoint=path)
+    network = HCGNet(arch=ARCH, weight_init="pytorch", init_cfg=cfg)
+    network.init_weights()
+    for name, tensor in torch.load(path).items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+def test_an_unknown_weight_init_is_refused():
+    with pytest.raises(ValueError, match="weight_init must be 'neutral' or 'pytorch', got 'torch'"):
+        HCGNet(arch=ARCH, weight_init="torch")
+
+
 # Layer-wise learning rates
 
 

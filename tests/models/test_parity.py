@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers.reference import NETWORKS, Reference, make_arch, random_state, state_shapes
 
-from mmhcgnet.models import HCGNet, training
+from mmhcgnet.models import HCGNet, memory_saving
 
 CANCELLED = ("attention.bias", "attention3.bias", "attention5.bias")
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -64,8 +64,8 @@ def test_eval_forward(name):
 def form(request, monkeypatch):
     """Let every network of a test compute in the one form or the other, and see that it does."""
     calls = []
-    forward = training.forward
-    monkeypatch.setattr(training, "forward", lambda *args: calls.append(1) or forward(*args))
+    forward = memory_saving.forward
+    monkeypatch.setattr(memory_saving, "forward", lambda *args: calls.append(1) or forward(*args))
     plain = request.param == "plain form"
     yield plain
     assert bool(calls) is not plain

@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers.official import classifier_shapes, detector_shapes
 
+from mmhcgnet.errors import PretrainedMismatchError
 from mmhcgnet.models import HCGNet
-from mmhcgnet.models.pretrained import PretrainedMismatchError
 
 
 @pytest.mark.parametrize("prefix", ["backbone.", None])

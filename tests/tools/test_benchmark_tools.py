@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmhcgnet.analysis.benchmark import Result
+from mmhcgnet.analysis.benchmark.measuring import Result
 
 ROOT = Path(__file__).parents[2]
 BENCH = ROOT / "benchmarks/run.py"
@@ -136,7 +136,7 @@ def test_targets_are_judged(bench):
 
 
 def test_the_networks_of_all_comparisons_can_be_built(bench):
-    from mmhcgnet.analysis.workloads import build
+    from mmhcgnet.analysis.benchmark.workloads import build
 
     names = {name for c in bench["COMPARISONS"].values() for name in c.models.values()}
     small = {name for name in names if name.startswith("mmhcgnet.HCGNet")}

@@ -8,8 +8,8 @@ import pytest
 from mmhcgnet.datasets.shapes import write_classification, write_detection
 
 ROOT = Path(__file__).parents[2]
-DETECTOR = ROOT / "configs/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
-CLASSIFIER = ROOT / "configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+DETECTOR = ROOT / "configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+CLASSIFIER = ROOT / "configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 
 
 @pytest.fixture

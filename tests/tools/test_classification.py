@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+CONFIG = ROOT / "configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 
 
 def test_the_shapes_classifier_trains_and_tests(warm, tmp_path):

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmhcgnet.analysis.broden import Broden
+from mmhcgnet.datasets.broden import Broden
 from mmhcgnet.datasets.coco_to_broden import COLOURS, name_colours
 
 pytest.importorskip("pycocotools")

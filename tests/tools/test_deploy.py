@@ -13,8 +13,10 @@ import torch
 from helpers.official import classifier_shapes, random_weights
 from mmengine.config import Config
 
-from mmhcgnet.engine import UsageError, deploy_file, read_checkpoint
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.cli.deploy import deploy_file
+from mmhcgnet.engine.models import build_model
+from mmhcgnet.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools"
@@ -29,12 +31,12 @@ BACKBONE = """_delete_=True,
         arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
 """
 CLASSIFIER = f"""
-_base_ = "{ROOT}/configs/hcgnet-b_1xb32-cosine-4e_shapes.py"
+_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 model = dict(backbone=dict({BACKBONE}), head=dict(in_channels=23))
 custom_hooks = [dict(type="EMAHook", momentum=1e-4), dict(type="mmhcgnet.ChannelsLastHook")]
 """
 DETECTOR = f"""
-_base_ = "{ROOT}/configs/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
 model = dict(
     backbone=dict({BACKBONE}out_indices=(0, 1, 2, 3)),
     neck=dict(in_channels=[72, 44, 30, 23]),
@@ -319,10 +321,10 @@ def both(folder, data):
 
 COMMANDS = {
     "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"pass --cfg-options {DEPLOY}"),
-    "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "pass --deploy"),
+    "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "remove deploy=True"),
     "train": (f"train.py classifier.py --cfg-options {DEPLOY}", "cannot be trained: leave"),
-    "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was made of"),
-    "resume": (f"train.py classifier.py --resume {DEPLOYED}", "it was made of"),
+    "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was converted from"),
+    "resume": (f"train.py classifier.py --resume {DEPLOYED}", "it was converted from"),
 }
 
 

@@ -44,7 +44,7 @@ FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test"
 
 
 def test_trains_two_iterations_and_tests(succeed, work):
-    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+    config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     train = succeed(
         ROOT / "tools/train.py", config, "--work-dir", "run",
         "--cfg-options", *FEW, "default_hooks.logger.interval=1", cwd=work,
@@ -68,7 +68,8 @@ def test_fine_tunes_a_detector_on_other_classes(succeed, work):
     detector = MODELS.build(coco.model)
     torch.save(dict(state_dict=detector.state_dict()), work / "coco.pth")
     train = succeed(
-        ROOT / "tools/train.py", CONFIGS / "mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py",
+        ROOT / "tools/train.py",
+        CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py",
         "--work-dir", "tuned", "--no-validate", "--cfg-options", *FEW,
         "load_from=coco.pth", cwd=work,
     )  # fmt: skip
@@ -99,7 +100,7 @@ def test_no_training_on_a_random_frozen_stem(run, work, resume):
 
 
 def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(run, work):
-    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py"
+    config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py"
     torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), work / "other.pth")
     for load_from, part in (
         ("other.pth", "missing (stem.0.conv.weight"),
@@ -113,7 +114,7 @@ def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(run, work):
 
 
 def test_missing_coco_names_layout_and_override(run, work):
-    config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py"
+    config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py"
     result = run(ROOT / "tools/train.py", config, cwd=work)
     assert result.code == 2
     for part in ("data/coco", "annotations/instances_train2017.json", "train2017", "data_root"):

@@ -10,9 +10,9 @@ import pytest
 import torch
 from helpers.planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
-from mmhcgnet.analysis.compare import config_path
-from mmhcgnet.engine import load_config
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis.complexity.comparison import config_path
+from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.models import build_model
 
 TOOL = "analysis_tools/dissect.py"
 TINY = "dict(depths=(1, 1), growth_rates=(8, 8), stem='cifar')"

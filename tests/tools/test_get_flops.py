@@ -13,7 +13,7 @@ from mmhcgnet.analysis import paper
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools/analysis_tools"
-CIFAR = "configs/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
+CIFAR = "configs/hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"
 NETWORK = """
 model = dict(
     type="mmhcgnet.HCGNet",
@@ -70,7 +70,7 @@ def test_a_config_of_another_package(run):
         ([CIFAR, "--shape", "1", "2", "3"], "--shape takes a height and a width"),
         (["nowhere::a.py"], "needs nowhere, which is not installed"),
         (["mmpretrain::resnet/resnet18.py"], "does not exist"),
-        (["configs/_base_/shapes_instance.py"], "has no model"),
+        (["configs/_base_/datasets/shapes_instance.py"], "has no model"),
     ],
 )
 def test_mistakes_get_one_sentence(start, monkeypatch, args, sentence):
@@ -90,8 +90,8 @@ def test_the_papers_tables_have_both_columns(run, monkeypatch, tmp_path):
     keep("CIFAR", "WRN-28", "HCGNet-A1")
     keep("IMAGENET", "ResNet-50", "DenseNet-264", "WideResNet-18", "AOGNet-12M")
     out = run("get_flops.py", "--paper", "--json", tmp_path / "paper.json")
-    assert cells(out, "WRN-28") == ["WRN-28", "36.5", "–", "–", "4.17", "20.50"]
-    a1 = ["HCGNet-A1", "–", "1.065 / 1.103", "0.154", "3.15", "18.13"]
+    assert cells(out, "WRN-28") == ["WRN-28", "36.5", "–", "5.2", "–", "4.17", "20.50"]
+    a1 = ["HCGNet-A1", "1.1", "1.065 / 1.103", "0.2", "0.154", "3.15", "18.13"]
     assert cells(out, "HCGNet-A1") == a1
     assert cells(out, "ResNet-50")[1:] == ["25.6", "25.56", "3.9", "4.09", "24.6", "7.5"]
     # Networks of which there is no config have the parameters of the paper all the same.
@@ -112,17 +112,16 @@ def test_the_papers_tables_have_both_columns(run, monkeypatch, tmp_path):
 def test_pictures_of_all_entries_with_names_that_can_be_read(monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib")
     plots = runpy.run_path(str(TOOLS / "plot_tables.py"))
-    for classes, a3 in ((10, 11.24), (100, 11.36)):
-        points = {point.name: point for point in plots["cifar_points"](classes)}
-        assert points["HCGNet-A3"].x == pytest.approx(a3, abs=0.01)
-        assert points["HCGNet-A3"].y == dict([(10, 2.14), (100, 15.96)])[classes]
-    assert ("HCGNet-B", 2.0, 21.5, True) in plots["imagenet_points"]("flops")
+    assert ("HCGNet-A3", 11.4, 15.96, True) in plots["points"]("CIFAR", "cifar100", "params")
+    assert ("MixNet-190", 17.3, 3.13, False) in plots["points"]("CIFAR", "cifar10", "flops")
+    assert ("HCGNet-B", 2.0, 21.5, True) in plots["points"]("IMAGENET", "top1", "flops")
 
-    figures = plots["pictures"]()
-    panels = [ax for name in ("error_cifar", "error_imagenet") for ax in figures[name].axes]
-    # Four have no error on CIFAR-10, one none on CIFAR-100, two no parameters, seven no FLOPs.
-    sizes = [len(paper.CIFAR) - 4, len(paper.CIFAR) - 1, len(paper.IMAGENET) - 2]
-    assert [len(ax.texts) for ax in panels] == [*sizes, len(paper.IMAGENET) - 7]
+    figures = plots["figures"]()
+    files = ["error_cifar", "error_cifar_flops", "error_imagenet"]
+    panels = [ax for name in files for ax in figures[name].axes]
+    # Of 21 networks, four have no error on CIFAR-10 and one has none on CIFAR-100; nine have FLOPs.
+    sizes = [len(paper.CIFAR) - 4, len(paper.CIFAR) - 1, 9, 9]
+    assert [len(ax.texts) for ax in panels] == [*sizes, len(paper.IMAGENET), len(paper.IMAGENET)]
     for ax in panels:
         boxes = [text.get_window_extent() for text in ax.texts]
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
@@ -131,11 +130,11 @@ def test_pictures_of_all_entries_with_names_that_can_be_read(monkeypatch, capsys
         panel = ax.get_window_extent().padded(1)
         assert all(panel.x0 <= box.x0 and box.x1 <= panel.x1 for box in boxes)
 
-    monkeypatch.setitem(plots["main"].__globals__, "pictures", lambda: figures)
+    monkeypatch.setitem(plots["main"].__globals__, "figures", lambda: figures)
     monkeypatch.setattr(sys, "argv", ["plot_tables.py", "--out", str(tmp_path / "new")])
     plots["main"]()
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert {path.name for path in printed} == {"error_cifar.png", "error_imagenet.png"}
+    assert [path.stem for path in printed] == files
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in printed)
 
 

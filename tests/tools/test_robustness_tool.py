@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmhcgnet.engine import load_config
-from mmhcgnet.engine.building import build_model, load_model
+from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.models import build_model, load_model
 
 pytest.importorskip("foolbox")
 pytest.importorskip("mmpretrain.models")
@@ -125,7 +125,7 @@ def test_pictures_are_spread_over_the_data(folder, run, monkeypatch):
     """Data sets are sorted by class: the first pictures would be of one."""
     run("tiny.py", "tiny.pth", "--images", 3, "--epsilons", 0, "--names", "net", "--json", "a.json")
     assert cells_of("net", "a.json")["none", 0.0][0] == 3
-    from mmhcgnet.analysis.robustness import Subject
+    from mmhcgnet.analysis.robustness.evaluation import Subject
 
     ((_, labels),) = Subject("net", "tiny.py", "tiny.pth", 3).pictures(0)
     assert labels.tolist() == [0, 1, 2]

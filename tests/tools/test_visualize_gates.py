@@ -10,8 +10,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmhcgnet.analysis import pictures
-from mmhcgnet.engine.building import build_model
+from mmhcgnet.analysis.gates import images as pictures
+from mmhcgnet.engine.models import build_model
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_grad_cam")

@@ -75,9 +75,11 @@ def main() -> None:
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     import torch
 
-    from mmhcgnet.analysis import benchmark, report
-    from mmhcgnet.analysis.complexity import read_size
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.benchmark import measuring as benchmark
+    from mmhcgnet.analysis.complexity.counting import read_size
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         size = read_size(args.shape)

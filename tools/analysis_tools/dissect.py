@@ -105,24 +105,25 @@ def dissect(args: argparse.Namespace) -> dict:
     import os
     from pathlib import Path
 
-    from mmhcgnet import engine
-    from mmhcgnet.analysis import dissection_report, report
-    from mmhcgnet.analysis.broden import Broden
-    from mmhcgnet.analysis.compare import config_path
-    from mmhcgnet.analysis.complexity import input_shape, read_size
-    from mmhcgnet.analysis.dissection import (
+    from mmhcgnet import cli
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.complexity.comparison import config_path
+    from mmhcgnet.analysis.complexity.counting import input_shape, read_size
+    from mmhcgnet.analysis.dissection import results as dissection_report
+    from mmhcgnet.analysis.dissection.units import (
         Dissection,
         Probe,
         channel_order,
         describe,
         setup_of,
     )
-    from mmhcgnet.engine.building import load_model
+    from mmhcgnet.datasets.broden import Broden
+    from mmhcgnet.engine.models import load_model
 
     data = Broden(args.data, args.images)
     path = config_path(args.config) if "::" in args.config else args.config
-    cfg = engine.load_config(str(path), args.cfg_options)
-    engine.check_sections(cfg, "model")
+    cfg = cli.load_config(str(path), args.cfg_options)
+    cli.check_sections(cfg, "model")
     size = input_shape(cfg, args.shape and read_size(args.shape))[1:]
     model = load_model(cfg, args.checkpoint, args.device)
     name = args.name or Path(args.config).stem
@@ -173,8 +174,10 @@ def dissect(args: argparse.Namespace) -> dict:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.analysis import dissection_report, report
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.analysis import report
+    from mmhcgnet.analysis.dissection import results as dissection_report
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         given = [value is not None for value in (args.config, args.checkpoint, args.data)]

@@ -46,16 +46,17 @@ def parse_args() -> argparse.Namespace:
 
 def count_config(args: argparse.Namespace) -> dict:
     """Print what a config's model costs; return the exact numbers."""
-    from mmhcgnet import engine
-    from mmhcgnet.analysis import compare, complexity
+    from mmhcgnet import cli
+    from mmhcgnet.analysis.complexity import comparison as compare
+    from mmhcgnet.analysis.complexity import counting as complexity
     from mmhcgnet.analysis.report import number, table
-    from mmhcgnet.engine.building import build_model
+    from mmhcgnet.engine.models import build_model
 
     path = compare.config_path(args.config) if "::" in args.config else args.config
-    cfg = engine.load_config(str(path), args.cfg_options)
-    engine.check_sections(cfg, "model")
+    cfg = cli.load_config(str(path), args.cfg_options)
+    cli.check_sections(cfg, "model")
     shape = complexity.input_shape(cfg, args.shape and complexity.read_size(args.shape))
-    with engine.explain_misspelt_types():
+    with cli.explain_misspelt_types():
         model = build_model(cfg)
     counts = complexity.count(model, shape)
 
@@ -94,7 +95,7 @@ def count_config(args: argparse.Namespace) -> dict:
 
 def count_paper() -> dict:
     """Print the paper's tables 2, 3 and 4 with our counts; return both."""
-    from mmhcgnet.analysis import compare
+    from mmhcgnet.analysis.complexity import comparison as compare
     from mmhcgnet.analysis.report import number, table
 
     def counted(row: compare.Row, name: str, digits: int, unit: float) -> str:
@@ -103,7 +104,7 @@ def count_paper() -> dict:
 
     print("Columns marked * are the paper's, the others are computed.\n")
     cifar = compare.compare_cifar()
-    header = ["network", "params* (M)", "params (M), 10 / 100 classes", "multiply-adds (G)"]
+    header = ["network", "params* (M)", "params (M), 10 / 100 classes"]
     rows = []
     for row in cifar:
         entry, computed = row.paper, row.computed
@@ -114,16 +115,18 @@ def count_paper() -> dict:
                 " / ".join(number(computed[n].params, 3, 1e6) for n in (10, 100))
                 if computed
                 else "–",
+                number(entry.flops),
                 number(computed and computed[10].multiply_adds, 3, 1e9),
                 number(entry.cifar10, 2),
                 number(entry.cifar100, 2),
             ]
         )
     print("Table 2: CIFAR, 32 x 32 pixels, test errors in per cent\n")
-    print(table([*header, "CIFAR-10*", "CIFAR-100*"], rows))
+    costs = ["FLOPs* (G)", "multiply-adds (G)"]
+    print(table([*header, *costs, "CIFAR-10*", "CIFAR-100*"], rows))
 
     imagenet = compare.compare_imagenet()
-    header = ["network", "params* (M)", "params (M)", "FLOPs* (G)", "multiply-adds (G)"]
+    header = ["network", "params* (M)", "params (M)", *costs]
     rows = [
         [
             (entry := row.paper).name,
@@ -167,7 +170,8 @@ def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet.analysis.report import write_json
-    from mmhcgnet.engine import UsageError, report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         if bool(args.config) == args.paper:

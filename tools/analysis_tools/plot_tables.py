@@ -1,8 +1,4 @@
-"""Draw the errors of the paper's tables 2 and 3 against parameters and FLOPs.
-
-All numbers are the paper's, but for the parameters of HCGNet-A1, A2 and A3, which are counted. The
-paper has no FLOPs in table 2.
-"""
+"""Draw the errors of the paper's tables 2 and 3 against parameters and FLOPs, all the paper's."""
 
 import argparse
 import itertools
@@ -34,39 +30,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", default="docs", help="folder for the two PNG files")
+    parser.add_argument("--out", default="docs", help="folder for the three PNG files")
     return parser.parse_args()
 
 
-def cifar_points(classes: int) -> list[Point]:
-    """Million parameters and test errors of table 2 on CIFAR-``classes``."""
-    from mmengine.config import Config
-
-    from mmhcgnet.analysis import compare, paper
-    from mmhcgnet.engine.building import build_model
-
-    points = []
-    for entry in paper.CIFAR:
-        error = getattr(entry, f"cifar{classes}")
-        params = entry.params
-        if params is None:
-            path = compare.config_path(entry.config.format(classes))
-            model = build_model(Config.fromfile(path))
-            params = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        if error is not None:
-            points.append(Point(entry.name, params, error, entry.ours))
-    return points
-
-
-def imagenet_points(cost: str) -> list[Point]:
-    """``"params"`` (million) or ``"flops"`` (G) of table 3, where given, and top-1 errors."""
+def points(table: str, error: str, cost: str) -> list[Point]:
+    """A table's networks that have both; ``cost`` is ``"params"`` (million) or ``"flops"`` (G)."""
     from mmhcgnet.analysis import paper
 
-    return [
-        Point(entry.name, getattr(entry, cost), entry.top1, entry.ours)
-        for entry in paper.IMAGENET
-        if getattr(entry, cost) is not None
-    ]
+    found = [(e, getattr(e, cost), getattr(e, error)) for e in getattr(paper, table)]
+    return [Point(e.name, x, y, e.ours) for e, x, y in found if None not in (x, y)]
 
 
 def draw(
@@ -181,33 +154,42 @@ def figure(panels: list[tuple[list[Point], str, str, str, list[int]]]) -> "Figur
     return fig
 
 
-def pictures() -> dict[str, "Figure"]:
-    """Draw all panels, two to a picture."""
-    millions, giga = "parameters (million, log scale)", "FLOPs (G, log scale)"
-    cifar, imagenet = "CIFAR-{}, table 2 of the paper", "ImageNet, table 3 of the paper"
-    error, top1 = "test error (%)", "top-1 error (%)"
-    panels = dict(
-        error_cifar=[
-            (cifar_points(n), cifar.format(n), millions, error, [1, 2, 5, 10, 20, 50])
+def figures() -> dict[str, "Figure"]:
+    """Draw all panels, two to a figure."""
+    costs = dict(params="parameters (million, log scale)", flops="FLOPs (G, log scale)")
+    cifar_ticks = dict(params=[1, 2, 5, 10, 20, 50], flops=[0.2, 0.5, 1, 2, 5, 10, 20])
+    imagenet_ticks = dict(params=[10, 20, 40, 60], flops=[2, 4, 6, 8, 12])
+    names = dict(params="error_cifar", flops="error_cifar_flops")
+    panels = {
+        names[cost]: [
+            (
+                points("CIFAR", f"cifar{n}", cost),
+                f"CIFAR-{n}, table 2 of the paper",
+                costs[cost],
+                "test error (%)",
+                cifar_ticks[cost],
+            )
             for n in (10, 100)
-        ],
-        error_imagenet=[
-            (imagenet_points("params"), imagenet, millions, top1, [10, 20, 40, 60]),
-            (imagenet_points("flops"), imagenet, giga, top1, [2, 4, 6, 8, 12]),
-        ],
-    )
-    return {name: figure(picture) for name, picture in panels.items()}
+        ]
+        for cost in costs
+    }
+    title, error = "ImageNet, table 3 of the paper", "top-1 error (%)"
+    panels["error_imagenet"] = [
+        (points("IMAGENET", "top1", cost), title, costs[cost], error, imagenet_ticks[cost])
+        for cost in costs
+    ]
+    return {name: figure(row) for name, row in panels.items()}
 
 
 def main() -> None:
     args = parse_args()
     from mmhcgnet.analysis.report import check_matplotlib
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
 
     with report_usage_errors():
         check_matplotlib()
         os.makedirs(args.out, exist_ok=True)
-        for name, fig in pictures().items():
+        for name, fig in figures().items():
             path = os.path.join(args.out, f"{name}.png")
             fig.savefig(path)
             print(path)

@@ -86,8 +86,9 @@ def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet.analysis import report
-    from mmhcgnet.engine import UsageError, report_usage_errors
-    from mmhcgnet.engine.building import check_device
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.engine.models import check_device
+    from mmhcgnet.errors import UsageError
 
     with report_usage_errors():
         configs, checkpoints = args.models[::2], args.models[1::2]
@@ -102,7 +103,8 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
-        from mmhcgnet.analysis import attacks, robustness
+        from mmhcgnet.analysis.robustness import attacks
+        from mmhcgnet.analysis.robustness import evaluation as robustness
 
         epsilons = attacks.check_epsilons(args.epsilons)
         chosen = [f"pgd-{args.pgd_steps}" if a == "pgd" else a for a in dict.fromkeys(args.attacks)]

@@ -57,16 +57,16 @@ def parse_args() -> argparse.Namespace:
 
 def list_modules(cfg: "Config") -> None:
     """Print the modules of a config's HCGNet."""
-    from mmhcgnet import engine
-    from mmhcgnet.analysis import gate_maps
+    from mmhcgnet import cli
+    from mmhcgnet.analysis.gates import maps as gate_maps
     from mmhcgnet.analysis.report import table
-    from mmhcgnet.engine.building import build_model
+    from mmhcgnet.engine.models import build_model
 
-    engine.check_sections(cfg, "model")
-    with engine.explain_misspelt_types():
+    cli.check_sections(cfg, "model")
+    with cli.explain_misspelt_types():
         network = gate_maps.find_network(build_model(cfg))
     if network is None:
-        raise engine.UsageError(f"The config {cfg.filename} has no HCGNet, whose modules to list.")
+        raise cli.UsageError(f"The config {cfg.filename} has no HCGNet, whose modules to list.")
     print(table(gate_maps.MODULES_HEADER, gate_maps.module_rows(network)))
 
 
@@ -78,10 +78,12 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from mmhcgnet.analysis import cam, gate_maps, pictures
+    from mmhcgnet.analysis.gates import cam
+    from mmhcgnet.analysis.gates import images as pictures
+    from mmhcgnet.analysis.gates import maps as gate_maps
     from mmhcgnet.analysis.report import check_matplotlib
-    from mmhcgnet.engine import UsageError
-    from mmhcgnet.engine.building import load_model
+    from mmhcgnet.engine.models import load_model
+    from mmhcgnet.errors import UsageError
 
     check_matplotlib()
     if not args.checkpoint:
@@ -136,7 +138,8 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.engine import load_config, report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
+    from mmhcgnet.engine.configs import load_config
 
     with report_usage_errors():
         cfg = load_config(args.config, args.cfg_options)

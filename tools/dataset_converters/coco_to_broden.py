@@ -28,8 +28,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.datasets.coco_to_broden import write_broden
-    from mmhcgnet.engine import report_usage_errors
 
     with report_usage_errors():
         count = write_broden(

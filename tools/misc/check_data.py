@@ -45,20 +45,20 @@ def check(args: argparse.Namespace) -> bool:
     """Print and write what is found; return whether all is well."""
     import json
 
-    from mmhcgnet import engine
-    from mmhcgnet.engine.data_checks import check_files, inspect_data, inspect_set_images
+    from mmhcgnet import cli
+    from mmhcgnet.datasets.checks.of_config import check_files, inspect_data, inspect_set_images
 
     if args.workers < 0:
-        raise engine.UsageError(f"--workers counts processes, got {args.workers}.")
-    cfg = engine.load_config(args.config, args.cfg_options)
+        raise cli.UsageError(f"--workers counts processes, got {args.workers}.")
+    cfg = cli.load_config(args.config, args.cfg_options)
     loaders = [f"{phase}_dataloader" for phase in args.phases]
     if not any(cfg.get(loader) for loader in loaders):
-        raise engine.UsageError(f"The config {args.config} has no {' and no '.join(loaders)}.")
-    with engine.explain_misspelt_types():
+        raise cli.UsageError(f"The config {args.config} has no {' and no '.join(loaders)}.")
+    with cli.explain_misspelt_types():
         check_files(cfg, *args.phases)
         sets = list(inspect_data(cfg, *args.phases, thorough=True))
     if not sets:
-        raise engine.UsageError(
+        raise cli.UsageError(
             f"The config {args.config} has no data set on this file system that can be checked: "
             "COCO annotations, folders or lists of images, and CIFAR can."
         )
@@ -78,7 +78,7 @@ def check(args: argparse.Namespace) -> bool:
             print("  nothing found")
     if args.json:
         report = [found.report() for found in sets]
-        engine.write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
+        cli.write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
     print(f"kinds of faults to mend: {wrong}")
     return not wrong
 
@@ -93,7 +93,7 @@ def progress(done: int, total: int) -> None:
 
 def main() -> None:
     args = parse_args()
-    from mmhcgnet.engine import report_usage_errors
+    from mmhcgnet.cli.report import report_usage_errors
 
     with report_usage_errors():
         sys.exit(0 if check(args) else 1)

@@ -6,7 +6,7 @@ the convolutions. For any model with parts that have MMPretrain's method switch_
 
 import argparse
 
-from mmhcgnet import engine
+from mmhcgnet import cli
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,14 +17,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "src", help="its checkpoint; of a training with EMAHook the averaged weights are taken"
     )
-    engine.add_output_arguments(parser, "SRC with _deploy at the end of its name")
+    cli.add_output_arguments(parser, "SRC with _deploy at the end of its name")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with engine.report_usage_errors():
-        engine.deploy_file(**vars(args))
+    with cli.report_usage_errors():
+        cli.deploy_file(**vars(args))
 
 
 if __name__ == "__main__":

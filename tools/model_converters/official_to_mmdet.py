@@ -1,18 +1,18 @@
 """Convert the detector of HCGNet's authors, of MMDetection 1.x, to today's MMDetection.
 
-Test it with configs/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py, whose anchors, box coder and RoIAlign
-are those that it was trained with.
+Test it with configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py, whose anchors, box coder and
+RoIAlign are those that it was trained with.
 """
 
-from mmhcgnet import convert, engine
+from mmhcgnet import cli, convert
 
 
 def main() -> None:
     source = "HCGNet_detection.pth or another Mask R-CNN of the authors' detection program"
-    parser = engine.make_parser(__doc__, source, "mask-rcnn_hcgnet-<arch>_fpn_1x_coco_v1.pth")
+    parser = cli.make_parser(__doc__, source, "mask-rcnn_hcgnet-<arch>_fpn_1x_coco_v1.pth")
     args = parser.parse_args()
-    with engine.report_usage_errors():
-        engine.convert_file(convert.official_to_mmdet, **vars(args))
+    with cli.report_usage_errors():
+        cli.convert_file(convert.official_to_mmdet, **vars(args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,0 @@
-_base_ = ["./mask-rcnn_hcgnet-b_fpn.py", "mmdet::_base_/datasets/coco_instance.py"]
-
-# A last batch of one image would have no batch statistics where norms are trained.
-train_dataloader = dict(batch_sampler=dict(drop_last=True))

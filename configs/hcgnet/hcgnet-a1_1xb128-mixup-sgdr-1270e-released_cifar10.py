@@ -1,0 +1,3 @@
+_base_ = ["./hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py", "../_base_/models/released_cifar.py"]
+
+model = _base_.released

@@ -1,0 +1,3 @@
+_base_ = ["./hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar10.py", "../_base_/models/released_cifar.py"]
+
+model = _base_.released

@@ -1,0 +1,7 @@
+_base_ = [
+    "../_base_/models/hcgnet_in1k.py",
+    "../_base_/datasets/imagenet.py",
+    "../_base_/schedules/sgdr_630e.py",
+]
+
+model = dict(backbone=dict(arch="C"), head=dict(in_channels=2428))

@@ -1,0 +1,1 @@
+"""Parameters and multiply-adds, and the paper's tables next to our counts."""

@@ -1,0 +1,1 @@
+"""Where the gates of HCGNet look, and class activation maps."""

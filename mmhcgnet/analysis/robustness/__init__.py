@@ -1,0 +1,1 @@
+"""Accuracy after attacks (figure 5 of the paper)."""

@@ -1,0 +1,380 @@
+"""Top-1 accuracy of classifiers after attacks (figure 5 of the paper), with results that are kept.
+
+A cell is one model after one attack of one size. All cells of a model are counted in one pass over
+the test pictures, and each goes on from the picture where it was left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import foolbox
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmhcgnet.analysis import paper
+from mmhcgnet.analysis.benchmark.measuring import describe_machine
+from mmhcgnet.analysis.complexity.comparison import config_path
+from mmhcgnet.analysis.report import number
+from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.datasets.checks.of_config import check_data
+from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
+from mmhcgnet.engine.models import explain_misspelt_types, load_model
+from mmhcgnet.engine.runner.data_loading import guard_loader
+from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
+
+from .attacks import Classifier, is_right
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAVE_EVERY = 10  # seconds
+
+
+class Subject:
+    """A classifier with its weights and the test pictures that it is attacked on.
+
+    Args:
+        name: What results call it.
+        config: The config file, or another package's as ``package::path``.
+        checkpoint: The weights, a local file.
+        images: How many pictures are attacked, spread evenly over the data set; 0 for all.
+        cfg_options: ``key=value`` texts to override settings of the config.
+
+    Attributes:
+        name, config, checkpoint (str): As given.
+        classifier (Classifier): The function to attack.
+        chosen (list[int]): The pictures, by their index in the data set.
+        setup (dict): All that its results depend on.
+
+    Raises:
+        MissingFileError: If the config, the checkpoint or the data are not there.
+        UsageError: If it is no classifier with a score for each class, the weights are not the
+            config's, or the pictures cannot be attacked.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: str,
+        checkpoint: str,
+        images: int = 0,
+        cfg_options: list[str] | None = None,
+    ) -> None:
+        self.name, self.config, self.checkpoint = name, config, checkpoint
+        path = config_path(config) if "::" in config else config
+        self.cfg = cfg = load_config(str(path), cfg_options)
+        check_sections(cfg, "model", "test_dataloader")
+        if cfg.get("default_scope") == "mmdet":
+            raise _no_classifier(config, type_name(cfg.model))
+        check_data(cfg, "test")
+        set_dataloader_defaults(cfg)
+        model = load_model(cfg, checkpoint)
+        from mmpretrain.models import BaseClassifier
+
+        if not isinstance(model, BaseClassifier):
+            raise _no_classifier(config, type(model).__name__)
+        self.classifier = Classifier(model)
+        self._dataset = self._build(cfg.test_dataloader).dataset
+        total = len(self._dataset)
+        if images > total:
+            raise UsageError(f"--images {images} is more than the {total} of {config}.")
+        images = images or total
+        self.chosen = [i * total // images for i in range(images)]
+        self.setup = dict(
+            model=_digest([cfg.model, cfg.get("data_preprocessor")]),
+            weights=hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
+            data=_digest(cfg.test_dataloader.dataset),
+            images=[images, total],
+        )
+        self._check_scores()
+
+    def pictures(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of pictures ``(N, C, H, W)`` in [0, 1] and their classes ``(N)``.
+
+        Args:
+            first: The place in ``chosen`` to begin at.
+
+        Raises:
+            UsageError: If a file cannot be loaded, or something else is packed than what can be
+                attacked.
+        """
+        cfg = dict(self.cfg.test_dataloader, batch_sampler=None, drop_last=False)
+        cfg.update(dataset=self._dataset, sampler=self.chosen[first:])
+        cfg.update(collate_fn=dict(type="pseudo_collate"))  # as stacking may fail
+        for data in guard_loader(self._build(cfg)):
+            yield _unpack(data, self.cfg.filename)
+
+    def _build(self, loader: dict) -> DataLoader:
+        scope = DefaultScope.overwrite_default_scope(self.cfg.get("default_scope"))
+        with explain_misspelt_types(), scope:
+            return Runner.build_dataloader(loader)
+
+    def _check_scores(self) -> None:
+        images, _ = next(self.pictures(0))
+        with torch.no_grad():
+            scores = self.classifier(images[:1])
+        head = type(getattr(self.classifier.model, "head", None)).__name__
+        if not isinstance(scores, Tensor) or scores.ndim != 2:
+            raise UsageError(
+                f"The head of {self.cfg.filename}, {head}, gives no score for each class: name "
+                "the config of a classifier with one label a picture."
+            )
+
+
+def _no_classifier(config: str, kind: object) -> UsageError:
+    return UsageError(
+        f"The config {config} is of no classifier ({kind}): attacks need one label a picture; "
+        "name the config of an MMPretrain classifier."
+    )
+
+
+def _digest(part: Any) -> str:
+    """Tell whether a part of a config has changed."""
+    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _unpack(data: dict, config: str) -> tuple[Tensor, Tensor]:
+    images = data["inputs"]
+    if not all(isinstance(image, Tensor) and _is_picture(image) for image in images):
+        raise UsageError(
+            f"The test pipeline of {config} packs no pictures of 0 to 255: leave their "
+            "normalization to the data_preprocessor."
+        )
+    if len({image.shape for image in images}) > 1:
+        raise UsageError(
+            f"The test pictures of {config} differ in size: crop them in the pipeline, or pass "
+            "--cfg-options test_dataloader.batch_size=1"
+        )
+    labels = [getattr(sample, "gt_label", ()) for sample in data["data_samples"]]
+    if any(len(label) != 1 for label in labels):
+        raise UsageError(f"The test data of {config} have not one label for each picture.")
+    return torch.stack(list(images)).float() / 255, torch.cat(labels)
+
+
+def _is_picture(image: Tensor) -> bool:
+    """Tell pictures of 0 to 255 from normalised ones and from those that were divided by 255."""
+    scaled = image.is_floating_point() and image.max() <= 1
+    return image.ndim == 3 and not scaled and bool(image.min() >= 0 and image.max() <= 255)
+
+
+def cells_of(attacks: Sequence[str], epsilons: Sequence[float]) -> list[tuple[str, float]]:
+    """List attacks and sizes; at size 0 there is no attack, and one cell for all of them."""
+    pairs = [(a, e) if e else ("none", 0.0) for a in attacks for e in epsilons]
+    return list(dict.fromkeys(pairs))
+
+
+class Results:
+    """What has been counted, in a JSON file that is whole at any moment.
+
+    Args:
+        path: The file; if it is there, its results are kept and gone on from.
+
+    Attributes:
+        counts (dict): Pictures attacked and still classified right, by model and cell.
+
+    Raises:
+        UsageError: If the file cannot be read or holds something else.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.counts: dict[str, dict[tuple[str, float], tuple[int, int]]] = {}
+        self._about: dict[str, dict] = {}
+        self._saved = -math.inf
+        if not os.path.exists(path):
+            return
+        try:
+            models = json.loads(Path(path).read_text(encoding="utf-8"))["models"]
+            for name, model in models.items():
+                self.counts[name] = {
+                    (cell["attack"], float(cell["epsilon"])): (cell["images"], cell["right"])
+                    for cell in model.pop("cells")
+                }
+                self._about[name] = dict(model, setup=dict(model["setup"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{path} holds no results of this tool: name another file with --json."
+            ) from error
+
+    def begin(self, subject: Subject, cells: Iterable[tuple[str, float]], device: str) -> None:
+        """Make room for the cells of a model; those that are there stay.
+
+        Raises:
+            UsageError: If the file has results of that name from another set-up.
+        """
+        name = subject.name
+        about = dict(config=subject.config, checkpoint=subject.checkpoint, setup=subject.setup)
+        about = self._about.setdefault(name, dict(about, machine=describe_machine(device)))
+        known = about["setup"]
+        other = [key for key, value in subject.setup.items() if known.get(key) != value]
+        if other:
+            what = " and ".join(f"other {key}" for key in other)
+            raise UsageError(
+                f"{self.path} has results of {name} with {what}: name another file with --json, or "
+                "another model with --names, or remove that file."
+            )
+        counts = self.counts.setdefault(name, {})
+        for cell in cells:
+            counts.setdefault(cell, (0, 0))
+
+    def accuracy(self, name: str, attack: str, epsilon: float) -> float:
+        """Top-1 accuracy of a model after an attack, in per cent."""
+        images, right = self.counts[name][(attack, epsilon) if epsilon else ("none", 0.0)]
+        return 100 * right / images
+
+    def save(self, every: float = 0) -> None:
+        """Write the file, if the last time is ``every`` seconds ago.
+
+        Raises:
+            UsageError: If it cannot be written.
+        """
+        if time.monotonic() - self._saved < every:
+            return
+        models = {
+            name: dict(
+                about,
+                cells=[
+                    dict(attack=attack, epsilon=epsilon, images=images, right=right)
+                    for (attack, epsilon), (images, right) in self.counts.get(name, {}).items()
+                ],
+            )
+            for name, about in self._about.items()
+        }
+        text = json.dumps(dict(models=models), indent=2) + "\n"
+        try:
+            write_atomically(self.path, text.encode())
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error}") from error
+        self._saved = time.monotonic()
+
+
+def measure(
+    subject: Subject,
+    results: Results,
+    cells: Sequence[tuple[str, float]],
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> None:
+    """Attack all pictures that the cells have not had yet.
+
+    Args:
+        subject: The classifier.
+        results: Where to count, every few seconds on the disk.
+        cells: Attacks and sizes.
+        device: Where to compute.
+        say: What to do with a line that tells how far it is.
+    """
+    total, counts = len(subject.chosen), results.counts[subject.name]
+    open_cells = [cell for cell in cells if counts[cell][0] < total]
+    if not open_cells:
+        say(f"{subject.name}: all {total} images are counted in {results.path}")
+        return
+    first = position = min(counts[cell][0] for cell in open_cells)
+    model = foolbox.PyTorchModel(subject.classifier.to(device), bounds=(0, 1), device=device)
+    begin, said = time.monotonic(), -math.inf
+    try:
+        for images, labels in subject.pictures(first):
+            images, labels = images.to(device), labels.to(device)
+            for cell in open_cells:
+                done, right = counts[cell]
+                new = slice(max(done - position, 0), None)
+                if len(labels[new]):
+                    right += int(is_right(model, images[new], labels[new], *cell).sum())
+                    counts[cell] = (position + len(labels), right)
+            position += len(labels)
+            results.save(SAVE_EVERY)
+            if time.monotonic() - said > SAVE_EVERY or position == total:
+                said = time.monotonic()
+                rate = (position - first) / (said - begin)
+                left = (total - position) / rate
+                say(
+                    f"{subject.name}: {position} of {total} images, {rate:.2g} images/s, "
+                    f"{left:.0f} s left"
+                )
+    finally:
+        results.save()
+        subject.classifier.cpu()
+
+
+def rows(
+    names: Sequence[str],
+    results: Results,
+    attacks: Sequence[str],
+    epsilons: Sequence[float],
+    with_paper: bool,
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: a model and an attack in each, sizes from left to right."""
+    header = ["model", "attack", "images", *(f"ε = {epsilon:g}" for epsilon in epsilons)]
+    body = []
+    for name in names:
+        for attack in attacks:
+            images = max(images for images, _ in results.counts[name].values())
+            found = [number(results.accuracy(name, attack, epsilon), 2) for epsilon in epsilons]
+            body.append([name, title(attack), str(images), *found])
+    for entry in paper.ROBUSTNESS if with_paper else ():
+        values = dict(zip(paper.EPSILONS, entry.accuracies, strict=True))
+        found = [number(values.get(epsilon), 1) for epsilon in epsilons]
+        body.append([f"{entry.name} (paper)", "FGSM", "–", *found])
+    return header, body
+
+
+def title(attack: str) -> str:
+    """What people call an attack."""
+    name, _, steps = attack.partition("-")
+    return f"{name.upper()}, {steps} steps" if steps else name.upper()
+
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, but for yellow and black.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def figure(
+    names: Sequence[str],
+    results: Results,
+    attacks: Sequence[str],
+    epsilons: Sequence[float],
+    with_paper: bool,
+) -> Figure:
+    """Draw accuracy against size: a panel for each attack, a line for each model.
+
+    The paper's own values, with FGSM, are dotted and named so.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(5 * len(attacks), 4.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(fig)
+    axes = fig.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
+    for ax, attack in zip(axes, attacks, strict=True):
+        for i, name in enumerate(names):
+            values = [results.accuracy(name, attack, epsilon) for epsilon in epsilons]
+            ax.plot(epsilons, values, marker="o", color=_COLOURS[i % len(_COLOURS)], label=name)
+        for i, entry in enumerate(paper.ROBUSTNESS if with_paper and attack == "fgsm" else ()):
+            ax.plot(
+                *(paper.EPSILONS, entry.accuracies, ":"),
+                marker=".",
+                color=_COLOURS[i % len(_COLOURS)],
+                label=f"{entry.name} (the paper's, ImageNet)",
+            )
+        ax.set_title(title(attack), fontsize=10)
+        ax.set_xlabel("ε, pictures in [0, 1]")
+        ax.set_ylim(0, 102)
+        ax.grid(color="#DDDDDD", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize=7)
+    axes[0].set_ylabel("top-1 accuracy (%)")
+    return fig

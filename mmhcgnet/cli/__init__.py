@@ -1,0 +1,74 @@
+"""What only the scripts in ``tools/`` need: flags, checks before a run, launching, reports."""
+
+from mmhcgnet.checkpoints import use_safe_loader, write_atomically
+from mmhcgnet.datasets.checks.of_config import check_data
+from mmhcgnet.engine.checks import (
+    check_checkpoint,
+    check_frozen_backbone,
+    check_ops,
+    check_pretrained_files,
+    check_trainable,
+)
+from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
+from mmhcgnet.engine.models import explain_misspelt_types
+from mmhcgnet.errors import UsageError
+
+from .converters import add_output_arguments, convert_file, make_parser
+from .default_hooks import set_guards
+from .deploy import deploy_file
+from .launch import distributed_run, launched_rank, prepare_distributed
+from .options import (
+    check_amp_testing,
+    check_amp_training,
+    check_metrics,
+    decide_out_item,
+    drop_validation,
+    set_amp_testing,
+    set_amp_training,
+    set_auto_scale_lr,
+    set_deploy,
+    set_test_time_augmentation,
+    set_visualization,
+    set_work_dir,
+)
+from .report import report_usage_errors
+from .resume import drop_pretrained, set_resume
+
+__all__ = [
+    "UsageError",
+    "add_output_arguments",
+    "check_amp_testing",
+    "check_amp_training",
+    "check_checkpoint",
+    "check_data",
+    "check_frozen_backbone",
+    "check_metrics",
+    "check_ops",
+    "check_pretrained_files",
+    "check_sections",
+    "check_trainable",
+    "convert_file",
+    "decide_out_item",
+    "deploy_file",
+    "drop_pretrained",
+    "drop_validation",
+    "distributed_run",
+    "explain_misspelt_types",
+    "launched_rank",
+    "load_config",
+    "make_parser",
+    "prepare_distributed",
+    "report_usage_errors",
+    "set_amp_testing",
+    "set_amp_training",
+    "set_auto_scale_lr",
+    "set_dataloader_defaults",
+    "set_deploy",
+    "set_guards",
+    "set_resume",
+    "set_test_time_augmentation",
+    "set_visualization",
+    "set_work_dir",
+    "use_safe_loader",
+    "write_atomically",
+]

@@ -1,0 +1,235 @@
+"""What the flags of the command line do to a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.evaluator import BaseMetric
+
+from mmhcgnet.errors import UsageError
+from mmhcgnet.type_names import type_name
+
+
+def set_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Set the work directory: the flag, else the config's, else ``./work_dirs/<config name>``."""
+    if work_dir or not cfg.get("work_dir"):
+        name = os.path.splitext(os.path.basename(cfg.filename))[0]
+        cfg.work_dir = work_dir or os.path.join("./work_dirs", name)
+
+
+def set_amp_training(cfg: Config) -> None:
+    """Train in mixed precision (``--amp``).
+
+    Raises:
+        UsageError: If there is no accelerator or the config has an optimizer wrapper of its own.
+    """
+    if get_device() == "cpu":
+        raise UsageError("--amp trains on a GPU only, and none is there: leave --amp out.")
+    kind = type_name(cfg.optim_wrapper)
+    if kind not in ("", "OptimWrapper", "AmpOptimWrapper"):
+        raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def check_amp_training(cfg: Config) -> None:
+    """Check that a config in mixed precision has a GPU to train on.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    if type_name(cfg.optim_wrapper) == "AmpOptimWrapper" and get_device() == "cpu":
+        raise UsageError(
+            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and none is "
+            "there: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
+        )
+    _check_amp_detection(cfg, "val_cfg")
+
+
+def set_amp_testing(cfg: Config) -> None:
+    """Test in mixed precision (``--amp``).
+
+    Raises:
+        UsageError: If there is no accelerator for a detector, whose boxes MMCV's ops on a CPU take
+            in single precision alone.
+    """
+    cfg.test_cfg.fp16 = True
+    _check_amp_detection(cfg, "test_cfg", "leave --amp out, or ")
+
+
+def check_amp_testing(cfg: Config) -> None:
+    """Check that a detector that its config tests in mixed precision has a GPU to do so.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    _check_amp_detection(cfg, "test_cfg")
+
+
+def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:
+    detection = cfg.get("default_scope") == "mmdet"
+    if detection and (cfg.get(section) or {}).get("fp16") and get_device() == "cpu":
+        raise UsageError(
+            "A detector runs in mixed precision on a GPU only, and none is there: "
+            f"{advice}pass --cfg-options {section}.fp16=False."
+        )
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the batch size of all processes (``--auto-scale-lr``).
+
+    Raises:
+        UsageError: If the config does not say for which batch size its learning rate is.
+    """
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise UsageError(
+            "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, with N "
+            "the images a step over all GPUs for which the learning rate is meant."
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def _drop_mask_head(cfg: Config) -> None:
+    """Let a detector without its mask head load the checkpoint of one that has it."""
+    if cfg.model.roi_head.mask_head is None:
+        hooks = cfg.default_hooks = cfg.get("default_hooks") or {}
+        hook = hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+        if hook is not None:
+            cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
+
+
+def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:
+    """Check that a test has measured something.
+
+    Args:
+        metrics: What it returned.
+        evaluated: What was to measure; some write predictions and no more.
+
+    Raises:
+        UsageError: If there are no metrics.
+    """
+    writers = [
+        getattr(metric, "format_only", False) or type(metric).__name__.startswith("Dump")
+        for metric in evaluated
+    ]
+    if not metrics and not all(writers):
+        raise UsageError(
+            "The test gave no metrics: the model has predicted nothing in any image. Test a "
+            "checkpoint that was trained for longer, or lower the score that predictions need "
+            "(score_thr in the model's test_cfg)."
+        )
+
+
+def decide_out_item(out: str | None, out_item: str | None) -> str | None:
+    """What ``--out`` of a test writes.
+
+    Args:
+        out: The file of ``--out``.
+        out_item: ``--out-item``; where it is absent the suffix decides.
+
+    Returns:
+        ``"pred"``, ``"metrics"`` or ``None``.
+
+    Raises:
+        UsageError: If the two do not go together.
+    """
+    if out is None:
+        if out_item is not None:
+            raise UsageError("--out-item says what --out FILE writes: give --out too.")
+        return None
+    suffix = os.path.splitext(out)[1]
+    pickled = suffix in (".pkl", ".pickle")
+    item = out_item or ("pred" if pickled else "metrics")
+    if suffix not in (".pkl", ".pickle", ".json", ".yaml", ".yml"):
+        raise UsageError(f"--out must end in .pkl (predictions) or .json (metrics), got {out}.")
+    if item == "pred" and not pickled:
+        raise UsageError(f"Predictions are written as a pickle: --out must end in .pkl, got {out}.")
+    return item
+
+
+def drop_validation(cfg: Config) -> None:
+    """Train without validation (``--no-validate``)."""
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def set_visualization(
+    cfg: Config, show: bool, show_dir: str | None, interval: int, wait_time: float
+) -> None:
+    """Draw the predictions of a test (``--show``, ``--show-dir``).
+
+    MMDetection writes into ``<work dir>/<time>/<show dir>`` and draws every image. Images of equal
+    names in several folders are drawn into folders, too.
+
+    Raises:
+        UsageError: If the config has no hook that draws.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if hook is None:
+        raise UsageError(
+            "--show and --show-dir need default_hooks.visualization in the config, a "
+            "DetVisualizationHook (detection) or VisualizationHook (classification)."
+        )
+    if cfg.get("default_scope") == "mmdet":
+        hook.update(draw=True, show=show, wait_time=wait_time, test_out_dir=show_dir)
+    else:
+        hook.update(
+            enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=interval
+        )
+    if show_dir:
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmhcgnet.ImageNameHook")]
+
+
+def set_deploy(cfg: Config) -> None:
+    """Test the model in its deployed form (``--deploy``).
+
+    An ``EMAHook``, which could not exchange the weights of a deployed model, is left out: what it
+    has saved as ``state_dict`` are the averaged weights already.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    kept = [hook for hook in hooks if not type_name(hook).endswith("EMAHook")]
+    cfg.custom_hooks = [*kept, dict(type="mmhcgnet.DeployHook")]
+
+
+def set_test_time_augmentation(cfg: Config) -> None:
+    """Test with the config's ``tta_model`` and ``tta_pipeline``, by default with flips.
+
+    To be called after :func:`set_visualization`.
+
+    Raises:
+        UsageError: If the toolbox cannot draw the images or merge what the model predicts.
+    """
+    detection = cfg.get("default_scope") == "mmdet"
+    drawing = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    if not detection and drawing.get("enable"):
+        raise UsageError(
+            "MMPretrain cannot draw augmented images: with --tta leave --show and --show-dir out."
+        )
+    if detection and "mask_head" in (cfg.model.get("roi_head") or {}):
+        _drop_mask_head(cfg)
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_model" not in cfg:
+        if not detection:
+            cfg.tta_model = dict(type="mmpretrain.AverageClsScoreTTA")
+        elif cfg.model.get("mask_head") or cfg.model.get("roi_head", {}).get("mask_head"):
+            raise UsageError(
+                "MMDetection's test-time augmentation merges boxes and no masks: add "
+                "--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
+            )
+        else:
+            nms = dict(type="nms", iou_threshold=0.5)
+            cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    if "tta_pipeline" not in cfg:
+        *pipeline, pack = deepcopy(dataset.pipeline)
+        if detection:
+            meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+            pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
+        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+        cfg.tta_pipeline = [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

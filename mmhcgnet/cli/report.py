@@ -1,0 +1,88 @@
+"""Mistakes of the user, reported in one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from traceback import walk_tb
+
+from mmhcgnet.datasets.checks.explain import explain_building_error
+from mmhcgnet.errors import PretrainedMismatchError, ReadableError, UsageError, readable
+
+from .launch import launched_rank
+
+_IN_WORKER = re.compile(r"'?Caught \S+ in DataLoader worker process")
+_LAST_ERROR = re.compile(r"^[\w.]*Error: ", re.MULTILINE)
+_TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
+_WORKER_DIED = re.compile(
+    r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
+)
+_CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
+
+
+@contextmanager
+def report_usage_errors(launcher: str = "none") -> Iterator[None]:
+    """Turn a mistake of the user into ``error: sentence`` on stderr and exit code 2.
+
+    So are faults of the data: what a data set raises while it is built or loads a sample, and the
+    end or silence of a dataloader's worker.
+
+    In a distributed run rank 0 speaks first. The others wait: its failure makes torchrun stop
+    them, so that they report only what rank 0 did not meet.
+
+    Args:
+        launcher: The ``--launcher`` of the script.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        # PyTorch would raise from this signal, at any time, that a worker of a dataloader has died.
+        with suppress(AttributeError, ValueError):  # on Windows, in a thread
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        if launched_rank(launcher) > 0:
+            time.sleep(5)
+        print(f"error: {readable(sentence)}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
+    # Raised in a worker, an error of ours has a text of many lines.
+    text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
+    in_worker = _IN_WORKER.match(text)
+    if isinstance(error, UsageError | PretrainedMismatchError):
+        # Raised in a worker, it arrives with the whole traceback for its message.
+        return _LAST_ERROR.split(text)[-1].strip() if in_worker else text
+    if in_worker:
+        told = textwrap.shorten(text.strip().rpartition("\n")[2], 400, placeholder=" …")
+        return f"A dataloader's worker cannot load a sample: {told}; {_CHECK_DATA}."
+    if match := _TIMED_OUT.match(text):
+        return (
+            f"A dataloader's worker has sent nothing for {match[1]} seconds, as when a file hangs "
+            "on a network drive: see to it that all images can be read, or wait for longer with "
+            "--cfg-options train_dataloader.timeout=SECONDS (or val_, test_; 0 for ever)."
+        )
+    match = _WORKER_DIED.search(text)
+    if match or _lost_worker(error):
+        return (
+            f"A dataloader's worker has ended ({match[0] if match else text}): if memory ran out, "
+            "use less of it with --cfg-options train_dataloader.num_workers=1 (or val_, test_; a "
+            f"bus error means that /dev/shm is full); if a file crashed it, {_CHECK_DATA}."
+        )
+    explained = explain_building_error(error)
+    return None if explained is None else str(explained)
+
+
+def _lost_worker(error: Exception) -> bool:
+    """Whether a worker was gone before the batch that it had announced was fetched from it."""
+    return isinstance(error, OSError | EOFError) and any(
+        frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
+    )

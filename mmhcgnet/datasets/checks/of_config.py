@@ -1,0 +1,721 @@
+"""What is wrong with the data of a run: checks at its start, and errors that name the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePath
+
+from mmengine.config import Config
+from mmengine.fileio import list_from_file
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, TRANSFORMS
+
+from mmhcgnet.errors import DataError, MissingFileError
+from mmhcgnet.paths import is_local
+from mmhcgnet.type_names import type_name
+
+from .coco import as_instances, inspect_coco, moved_classes, read_coco
+from .findings import Finding, merge, select
+from .folders import inspect_folders, list_images, read_list
+from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
+from .truth import compare_truth
+
+# MMPretrain's sets that fetch themselves unless download=False.
+_DOWNLOADED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
+# What MMPretrain's CustomDataset reads by default.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set or a metric that reads files; ``key`` is its dotted place in the config."""
+
+    key: str
+    cfg: dict
+
+    @property
+    def root(self) -> str:
+        return self.cfg.get("data_root") or ""
+
+    def files(self) -> dict[str, str]:
+        """Annotation files and image folders, as the config writes them, by dotted key."""
+        found = {f"{self.key}.ann_file": self.cfg.get("ann_file")}
+        prefix = self.cfg.get("data_prefix") or {}
+        if isinstance(prefix, str):
+            found[f"{self.key}.data_prefix"] = prefix
+        else:
+            for name in ("img", "img_path"):
+                found[f"{self.key}.data_prefix.{name}"] = prefix.get(name)
+        if not prefix and type_name(self.cfg) in ("ImageNet", "ImageNet21k"):
+            found[f"{self.key}.split"] = self.cfg.get("split")
+        return {key: path for key, path in found.items() if isinstance(path, str) and path}
+
+    def join(self, path: str) -> str:
+        """A path of the config as the data set reads it."""
+        return os.path.join(self.root, os.path.expanduser(path))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its files are of this file system."""
+        backend = (self.cfg.get("backend_args") or {}).get("backend", "local")
+        return backend in ("local", "disk") and is_local(self.root)
+
+    @property
+    def is_fetched(self) -> bool:
+        """Whether the run fetches its files if they are not there."""
+        return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
+
+
+def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
+    """Check the data sets, annotation files and image folders of a run.
+
+    No image is opened: it takes some ten seconds for COCO. ``tools/misc/check_data.py`` does more.
+    What is harmless is logged.
+
+    Args:
+        cfg: The config of the run.
+        phases: Which of ``"train"``, ``"val"``, ``"test"`` it uses; those without a dataloader
+            are passed over.
+        files_only: Only check that the files are there, as it is enough for all but one of the
+            processes of a distributed run.
+
+    Raises:
+        MissingFileError: If something is not there. The message names the expected layout, and
+            the ``--cfg-options`` which move all of it elsewhere.
+        DataError: If annotations or classes are wrong, or images are missing.
+    """
+    check_files(cfg, *phases)
+    if files_only:
+        return
+    for inspected in inspect_data(cfg, *phases):
+        for finding in sorted(inspected.findings, key=lambda finding: finding.harmless):
+            if not finding.harmless:
+                raise DataError(finding.sentence)
+            print_log(finding.sentence, logger="current", level=logging.WARNING)
+
+
+def check_files(cfg: Config, *phases: str) -> None:
+    """Check that the files and folders of the data sets and evaluators are there.
+
+    Raises:
+        MissingFileError: As of :func:`check_data`.
+    """
+    sources = [source for phase in phases for source in _phase_sources(cfg, phase)]
+    sources = [source for source in sources if not source.is_fetched]
+    for source in sources:
+        if source.root and not os.path.isdir(source.root):
+            raise _missing("data set", source.root, f"{source.key}.data_root", source, sources)
+        for key, path in source.files().items():
+            path = source.join(path)
+            if is_local(path) and not os.path.exists(path):
+                what = "annotation file" if key.endswith("ann_file") else "image folder"
+                raise _missing(what, path, key, source, sources)
+
+
+def _phase_sources(cfg: Config, phase: str) -> list[_Source]:
+    sources: list[_Source] = []
+    for section in ("dataloader", "evaluator"):
+        sources += _sources(cfg.get(f"{phase}_{section}"), f"{phase}_{section}")
+    return [source for source in sources if source.is_here]
+
+
+def _sources(node: object, key: str) -> Iterator[_Source]:
+    """Walk dataloaders, data set wrappers and lists down to what reads files."""
+    if isinstance(node, list | tuple):
+        for i, child in enumerate(node):
+            yield from _sources(child, f"{key}.{i}")
+    elif isinstance(node, dict):
+        wrapped = [name for name in ("dataset", "datasets", "metrics") if node.get(name)]
+        for name in wrapped:
+            yield from _sources(node[name], f"{key}.{name}")
+        if not wrapped:
+            yield _Source(key, node)
+
+
+def _missing(
+    what: str, path: str, key: str, culprit: _Source, sources: list[_Source]
+) -> MissingFileError:
+    # A metric's file has no data_root of its own, but mostly lies in that of a data set.
+    roots = [culprit.root] if culprit.root else [s.root for s in sources if s.root]
+    root = next((r for r in roots if _relative(path, r) is not None), "")
+    place = "" if os.path.isabs(path) else f" in {os.getcwd()}"
+    begin = f"The {what} {path} ({key}) does not exist{place}: "
+    if not root:
+        return MissingFileError(f"{begin}put it there, or pass --cfg-options {key}=PATH.")
+
+    layout, options = [], []
+    for source in sources:
+        if source.root and PurePath(source.root) == PurePath(root):
+            options.append(f"{source.key}.data_root=DIR")
+            layout += source.files().values()
+        elif not source.root:
+            for file_key, file in source.files().items():
+                if (inside := _relative(file, root)) is not None:
+                    options.append(f"{file_key}=DIR/{inside}")
+                    layout.append(inside)
+    parts = ",".join(dict.fromkeys(part for part in layout if not os.path.isabs(part)))
+    expected = f"expected is {root.rstrip('/')}/{{{parts}}}; " if parts else ""
+    make = "put or link it there"
+    if "shapes" in PurePath(root).parts:
+        flag = " --classification" if PurePath(root).name == "classification" else ""
+        make = f"make it with `python tools/dataset_converters/make_shapes.py{flag}`"
+    return MissingFileError(
+        f"{begin}{expected}{make}, or name the folder DIR where it is: "
+        f"--cfg-options {' '.join(options)}"
+    )
+
+
+def _relative(path: str, root: str) -> str | None:
+    path, root = PurePath(path), PurePath(root)
+    return str(path.relative_to(root)) if path.is_relative_to(root) else None
+
+
+# What is in the files
+
+
+@dataclass
+class InspectedSet:
+    """What was found in a data set, or in the annotations of an evaluation.
+
+    Attributes:
+        keys: Its places in the config.
+        place: Its annotation file or image folder.
+        findings: What is wrong with it.
+        images: Its images, with the height and width that the annotations give.
+        loaders: What the pipelines load them by, ``None`` for OpenCV with its defaults.
+    """
+
+    keys: list[str]
+    place: str
+    findings: list[Finding]
+    images: dict[str, tuple[int, int] | None] = field(default_factory=dict)
+    loaders: list[PipelineLoader | None] = field(default_factory=lambda: [None])
+
+    def report(self) -> dict:
+        """All of it but the images, of which it has the number, for JSON."""
+        findings = [asdict(finding) for finding in self.findings]
+        return dict(keys=self.keys, place=self.place, images=len(self.images), findings=findings)
+
+
+def inspect_set_images(
+    inspected: InspectedSet, workers: int = 0, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Open all images of a set and add what is wrong with them to its findings.
+
+    Args:
+        inspected: The set, changed in place.
+        workers: Processes that decode beside this one.
+        progress: Is told how many images are done, and of how many.
+
+    Raises:
+        DataError: If an image crashes the process that decodes it.
+    """
+    items = list(inspected.images.items())
+    total = len(items) * len(inspected.loaders)
+    found: list[Finding] = []
+    done = 0
+    try:
+        for loader in inspected.loaders:
+            for faults in inspect_images(items, workers, loader):
+                done += 1
+                found = merge([*found, *faults])
+                if progress is not None:
+                    progress(done, total)
+    except BrokenProcessPool as error:
+        begin = done % len(items)
+        names = ", ".join(path for path, _ in items[begin : begin + 3])
+        raise DataError(
+            f"A process that decodes images has died, soon after {names}: open the next ones by "
+            "--workers 0 to see which, or run with fewer --workers if memory ran out."
+        ) from error
+    inspected.findings += found
+
+
+def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[InspectedSet]:
+    """Inspect the COCO, folder, list and CIFAR data sets of a config; others are passed over.
+
+    Args:
+        cfg: The config, whose files are there (:func:`check_files`).
+        phases: As of :func:`check_data`.
+        thorough: Whether to read polygons, too, and to list the images of folders. No image is
+            opened either way.
+    """
+    coco: dict[tuple, _CocoFile] = {}
+    others: dict[tuple, tuple[list[str], _Source, type]] = {}
+    trained_classes = _trained_classes(cfg)
+    for phase in phases:
+        classes, panoptic = None, False
+        sources = _phase_sources(cfg, phase)
+        for source in sources:
+            kind = _dataset_class(cfg, source)
+            loader = getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
+            if loader == "CocoDataset.load_data_list":
+                classes = _classes(kind, source)
+                panoptic = _is_panoptic(kind)
+                _note_coco(coco, source, classes, kind)
+                if panoptic:  # metrics of boxes and masks know the things alone
+                    classes = _kinds_of_classes(kind, source)[0]
+            elif loader in ("CustomDataset.load_data_list", "CIFAR10.load_data_list"):
+                key = (kind, source.root, *source.files().values())
+                others.setdefault(key, ([], source, kind))[0].append(source.key)
+            elif type_name(source.cfg) == "CocoMetric" and source.cfg.get("ann_file"):
+                _note_coco(coco, source, classes)
+        if phase != "train" and not panoptic:
+            yield from _inspect_truth(cfg, phase, sources)
+    trained = _Trained(trained_classes)
+    for file in coco.values():
+        yield _inspect_coco_file(cfg, file, thorough, trained)
+    for keys, source, kind in others.values():
+        yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
+
+
+@dataclass
+class _Trained:
+    """The classes in the order of the training, and the file that tells it better than a config."""
+
+    classes: Sequence[str] | None
+    file: str | None = None
+
+
+@dataclass
+class _CocoFile:
+    """An annotation file and all that reads it."""
+
+    path: str
+    classes: Sequence[str] | str | None
+    kind: type | None = None
+    sources: list[_Source] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[_Source]:
+        return [source for source in self.sources if _is_dataset(source)]
+
+    @property
+    def evaluated(self) -> bool:
+        return len(self.datasets) < len(self.sources)
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are loaded or evaluated."""
+        return any(
+            _loads(source.cfg.get("pipeline"), "with_mask")
+            if _is_dataset(source)
+            else "segm" in source.cfg.get("metric", "bbox")
+            for source in self.sources
+        ) and not _is_panoptic(self.kind)
+
+    @property
+    def trained(self) -> bool:
+        """Whether a model is trained on its annotations, and not just on its images."""
+        return any(
+            source.key.startswith("train_") and not _is_unlabelled(source)
+            for source in self.datasets
+        )
+
+
+def _is_dataset(source: _Source) -> bool:
+    return source.key.split(".")[0].endswith("dataloader")
+
+
+def _is_panoptic(kind: type | None) -> bool:
+    return getattr(kind, "ANN_ID_UNIQUE", True) is False
+
+
+def _kinds_of_classes(kind: type, source: _Source) -> tuple[Sequence[str], Sequence[str]]:
+    """The classes of things and of stuff that a panoptic data set names."""
+    metainfo = kind._load_metainfo(source.cfg.get("metainfo"))
+    return metainfo.get("thing_classes") or (), metainfo.get("stuff_classes") or ()
+
+
+def _is_unlabelled(source: _Source) -> bool:
+    """Whether a pipeline loads no annotations, as those of semi-supervised recipes."""
+    names = {type_name(node) for node in _nodes(source.cfg.get("pipeline"))}
+    return bool(names) and not any(
+        "Annotation" in name for name in names - {"LoadEmptyAnnotations"}
+    )
+
+
+def _nodes(node: object) -> Iterator[dict]:
+    if isinstance(node, dict):
+        yield node
+    children = node.values() if isinstance(node, dict) else node
+    if isinstance(node, dict | list | tuple):
+        for child in children:
+            yield from _nodes(child)
+
+
+def _loads(pipeline: object, what: str) -> bool:
+    return any(node.get(what) for node in _nodes(pipeline))
+
+
+def _note_coco(
+    files: dict[tuple, _CocoFile],
+    source: _Source,
+    classes: Sequence[str] | str | None,
+    kind: type | None = None,
+) -> None:
+    path = source.join(source.cfg.get("ann_file") or "")
+    if os.path.isfile(path):
+        key = (os.path.realpath(path), str(classes))
+        files.setdefault(key, _CocoFile(path, classes, kind)).sources.append(source)
+
+
+def _inspect_coco_file(
+    cfg: Config, file: _CocoFile, thorough: bool, trained: _Trained
+) -> InspectedSet:
+    keys = [source.key for source in file.sources]
+    findings = _inspect_num_classes(cfg, file.sources[0], file.classes, file.kind)
+    inspected = InspectedSet(keys, file.path, findings)
+    if inspected.findings:
+        return inspected
+    content, inspected.findings = read_coco(file.path, polygons=thorough)
+    if not content:
+        return inspected
+    panoptic = _is_panoptic(file.kind)
+    instances = as_instances(content) if panoptic else content
+    inspected.findings += inspect_coco(
+        instances,
+        file.path,
+        file.classes,
+        masks=file.masks,
+        evaluated=file.evaluated,
+        labelled=file.trained or any(key.startswith("val_") for key in keys),
+        trained=file.trained,
+        trained_classes=trained.classes,
+        trained_file=trained.file,
+        unique=not panoptic,
+    )
+    if file.trained and not trained.file and trained.classes:
+        names = [category.get("name") for category in content["categories"]]
+        trained.classes = [name for name in names if name in trained.classes]
+        trained.file = file.path
+    if any(not finding.harmless for finding in inspected.findings):
+        return inspected
+    for source in file.datasets:
+        taken = _taken(instances, source, file.classes, panoptic)
+        if not taken:
+            text = f"The data set {source.key} takes none of the images in {file.path}"
+            remedy = "mend its filter_cfg or indices, or annotate the images"
+            inspected.findings.append(Finding("no images taken", [text], remedy))
+        prefix = source.cfg.get("data_prefix") or {}
+        folder = source.join(prefix.get("img") or "")
+        for image in taken:
+            size = (image["height"], image["width"])
+            inspected.images[os.path.join(folder, image["file_name"])] = size
+        if panoptic and prefix.get("seg"):
+            folder = source.join(prefix["seg"])
+            names = [image["file_name"].replace(".jpg", ".png") for image in taken]
+            inspected.findings += inspect_listing([os.path.join(folder, name) for name in names])
+    if thorough:
+        inspected.loaders = _loaders(cfg, file.datasets)
+    else:
+        inspected.findings += inspect_listing(list(inspected.images))
+    return inspected
+
+
+def _taken(
+    content: dict, source: _Source, classes: Sequence[str] | None, panoptic: bool
+) -> list[dict]:
+    """The images that a data set of MMDetection keeps of a file."""
+    images = list({image["id"]: image for image in content["images"]}.values())
+    filters = source.cfg.get("filter_cfg")
+    if filters and not source.cfg.get("test_mode"):
+        if filters.get("filter_empty_gt"):
+            wanted = {
+                category["id"]
+                for category in content["categories"]
+                if (category.get("isthing") if panoptic else True)
+                and (classes is None or category["name"] in classes)
+            }
+            full = {
+                entry["image_id"]
+                for entry in content["annotations"]
+                if entry["category_id"] in wanted and not (panoptic and entry.get("iscrowd"))
+            }
+            images = [image for image in images if image["id"] in full]
+        least = filters.get("min_size", 0)
+        images = [image for image in images if min(image["width"], image["height"]) >= least]
+    return _pick(images, source.cfg.get("indices"))
+
+
+def _pick(items: list, indices: int | Sequence[int] | None) -> list:
+    """What MMEngine leaves of a data set's samples."""
+    if indices is None:
+        return items
+    if isinstance(indices, int):
+        return items[:indices] if indices >= 0 else items[indices:]
+    return [items[i] for i in indices if -len(items) <= i < len(items)]
+
+
+def _loaders(cfg: Config, sources: Sequence[_Source]) -> list[PipelineLoader | None]:
+    """What each pipeline loads images by, without repetitions."""
+    pipelines: list[list | None] = []
+    for source in sources:
+        pipeline = [t for t in source.cfg.get("pipeline") or [] if isinstance(t, dict)]
+        names = [type_name(transform) for transform in pipeline]
+        loading = next((i for i, name in enumerate(names) if "Image" in name), len(names))
+        by_default = not pipeline or loads_by_default(pipeline[0])
+        beginning = None if by_default else pipeline[: loading + 1]
+        if beginning not in pipelines:
+            pipelines.append(beginning)
+    with TRANSFORMS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return [pipeline and PipelineLoader(pipeline, registry.build) for pipeline in pipelines]
+
+
+def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[InspectedSet]:
+    """Compare the images of a phase's data sets with those of its evaluators."""
+    datasets = [source for source in sources if _is_dataset(source)]
+    for metric in sources:
+        path = metric.join(metric.cfg.get("ann_file") or "")
+        if type_name(metric.cfg) != "CocoMetric" or not os.path.isfile(path):
+            continue
+        tested = datasets
+        if type_name(cfg.get(f"{phase}_evaluator")) == "MultiDatasetsEvaluator":
+            # Each metric there is of the data set in the same place.
+            place = f"{phase}_dataloader.dataset.datasets.{metric.key.rpartition('.')[2]}"
+            tested = [source for source in datasets if source.key == place]
+        files = [source.join(source.cfg.get("ann_file") or "") for source in tested]
+        known = all(
+            os.path.isfile(file) and _loader_name(cfg, source) == "CocoDataset.load_data_list"
+            for file, source in zip(files, tested, strict=True)
+        )
+        if not tested or not known or [os.path.realpath(path)] == [*map(os.path.realpath, files)]:
+            continue
+        contents = []
+        for source, file in zip(tested, files, strict=True):
+            content, faults = read_coco(file)
+            if not content:
+                break  # told where the data set is inspected
+            try:
+                taken = _taken(
+                    content, source, _classes(_dataset_class(cfg, source), source), False
+                )
+            except (KeyError, TypeError):
+                break
+            contents.append((file, source, dict(content, images=taken)))
+        truth, faults = read_coco(path)
+        if truth and len(contents) == len(tested):
+            keys = [metric.key, *(source.key for source in tested)]
+            tested_files = [(file, content) for file, _, content in contents]
+            findings = compare_truth(path, truth, tested_files, metric.key)
+            if findings:
+                yield InspectedSet(keys, path, findings)
+
+
+def _loader_name(cfg: Config, source: _Source) -> str:
+    kind = _dataset_class(cfg, source)
+    return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
+
+
+def _trained_classes(cfg: Config) -> Sequence[str] | None:
+    """The classes of the first data set that a model is trained on, if it names them."""
+    for source in _phase_sources(cfg, "train"):
+        kind = _dataset_class(cfg, source)
+        if hasattr(kind, "_load_metainfo"):
+            classes = _classes(kind, source)
+            return classes if _are_classes(classes) else None
+    return None
+
+
+def _are_classes(classes: object) -> bool:
+    return isinstance(classes, list | tuple) and len(classes) > 0
+
+
+def _inspect_classified(
+    cfg: Config,
+    keys: list[str],
+    source: _Source,
+    kind: type,
+    thorough: bool,
+    trained_classes: Sequence[str] | None,
+) -> InspectedSet:
+    classes = _classes(kind, source)
+    if findings := _inspect_class_names(source, classes, trained_classes):
+        return InspectedSet(keys, source.root, findings)
+    if kind.load_data_list.__qualname__.startswith("CIFAR"):
+        inspected = InspectedSet(keys, source.root, _inspect_num_classes(cfg, source, classes))
+        if thorough:
+            inspected.findings += _inspect_cifar(kind, source)
+        return inspected
+    prefix = source.cfg.get("data_prefix") or ""
+    prefix = prefix if isinstance(prefix, str) else prefix.get("img_path") or ""
+    listed = source.cfg.get("ann_file") or ""
+    labelled = source.cfg.get("with_label", True)
+    if split := source.cfg.get("split"):  # of ImageNet
+        prefix = prefix or split
+        labelled = labelled and split != "test"
+        by_default = os.path.join("meta", f"{split}.txt")
+        if not listed and os.path.exists(source.join(by_default)):
+            listed = by_default
+    root = source.join(prefix)
+    if listed:
+        num_classes = min(_num_classes(cfg).values(), default=None)
+        place = source.join(listed)
+        names, findings = read_list(place, labelled, num_classes)
+        names = _pick(names, source.cfg.get("indices"))
+        images = {os.path.join(root, name): None for name in names}
+        if not thorough:
+            findings += inspect_listing(list(images))
+        return InspectedSet(keys, place, findings, images, _loaders(cfg, [source]))
+
+    extensions = [suffix.lower() for suffix in source.cfg.get("extensions") or IMAGE_SUFFIXES]
+    findings = []
+    if labelled:
+        folders, findings = inspect_folders(root, extensions, classes)
+        if not any(not finding.harmless for finding in findings):
+            findings += _inspect_num_classes(cfg, source, classes or folders)
+            findings += _compare_folders(cfg, root, folders)
+    images = list_images(root, extensions) if thorough or not labelled else []
+    if not images and not labelled:
+        findings.append(
+            Finding("no images", [f"The image folder {root} holds no images"], "put some there")
+        )
+    images = _pick(images, source.cfg.get("indices"))
+    return InspectedSet(keys, root, findings, dict.fromkeys(images), _loaders(cfg, [source]))
+
+
+def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
+    """Compare the files of a CIFAR set with their published hashes."""
+    from mmpretrain.datasets.utils import check_md5
+
+    folder = os.path.join(source.join(source.cfg.get("data_prefix") or ""), kind.base_folder)
+    fetched = source.cfg.get("download", True)
+    findings = []
+    for name, md5 in (*kind.train_list, *kind.test_list):
+        path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            remedy = "it is fetched when a run starts" if fetched else "download the set"
+            text = f"The file {path} does not exist"
+            findings.append(Finding("missing file", [text], remedy, harmless=fetched))
+        elif not check_md5(path, md5):
+            text = f"The file {path} is not as it was published (another MD5)"
+            findings.append(Finding("damaged file", [text], "remove it and fetch it anew"))
+    return merge(findings)
+
+
+def _compare_folders(cfg: Config, root: str, folders: list[str]) -> list[Finding]:
+    """Labels follow the order of the folders: they must be those that the model is trained on."""
+    for source in _phase_sources(cfg, "train"):
+        trained = source.join(str(source.cfg.get("data_prefix") or ""))
+        plain = isinstance(source.cfg.get("data_prefix"), str) and not source.cfg.get("ann_file")
+        if not plain or not os.path.isdir(trained):
+            continue
+        expected = sorted(entry.name for entry in os.scandir(trained) if entry.is_dir())
+        odd = sorted(set(expected) ^ set(folders))
+        if odd:
+            text = f"The image folder {root} has other classes than {trained}: {', '.join(odd[:5])}"
+            remedy = "name the folders alike in both and keep those of empty classes"
+            return [Finding("other classes than in training", [text], remedy, count=1)]
+    return []
+
+
+def _dataset_class(cfg: Config, source: _Source) -> type | None:
+    kind = source.cfg.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return registry.get(kind)
+
+
+def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
+    """The classes that a data set gets from its type and config; a text if it is given one."""
+    try:
+        classes = kind._load_metainfo(source.cfg.get("metainfo")).get("classes")
+        given = source.cfg.get("classes")
+        if isinstance(given, str):
+            given = list_from_file(os.path.expanduser(given))
+        return given or classes
+    except Exception:  # it is told, with its cause, when the data set is built
+        return None
+
+
+def _inspect_class_names(
+    source: _Source, classes: object, trained_classes: Sequence[str] | None
+) -> list[Finding]:
+    """Find names of classes that are none, or that training has under another number."""
+    if classes is None:
+        return []
+    if not isinstance(classes, list | tuple):
+        word = "string" if isinstance(classes, str) else type(classes).__name__
+        text = f"{source.key}.metainfo.classes is the {word} {classes!r} and no list"
+        return [Finding("classes that are no list", [text], f"write ({classes!r},)")]
+    marked = [name for name in classes if isinstance(name, str) and name.startswith("\ufeff")]
+    found = select(
+        "class name with a byte order mark",
+        marked,
+        lambda name: f"The class {name!r} of {source.key} begins with a byte order mark",
+        "save the list of classes as UTF-8 without one",
+    )
+    if _is_dataset(source) and trained_classes:
+        found += select(
+            "classes in another order than in training",
+            moved_classes(classes, trained_classes),
+            lambda name: (
+                f"{source.key} has the class {name!r} under the number {classes.index(name)}, and "
+                f"training has it under {list(trained_classes).index(name)}"
+            ),
+            "name the classes in the same order in all data sets",
+        )
+    return found
+
+
+def _inspect_num_classes(
+    cfg: Config, source: _Source, classes: Sequence[str] | str | None, kind: type | None = None
+) -> list[Finding]:
+    if not _are_classes(classes):
+        return _inspect_class_names(source, classes, None)
+    wanted = dict(num_classes=len(classes))
+    total = f"{len(classes)} classes"
+    if _is_panoptic(kind):
+        things, stuff = map(len, _kinds_of_classes(kind, source))
+        wanted = dict(num_classes=things, num_things_classes=things, num_stuff_classes=stuff)
+        total += f" ({things} of things and {stuff} of stuff)"
+    counts = _num_classes(cfg)
+    unlike = {
+        key: wanted[name]
+        for key, count in counts.items()
+        if count != wanted.get(name := key.rpartition(".")[2], count)
+    }
+    if not unlike:
+        return []
+    told = " and ".join(f"{key}={counts[key]}" for key in unlike)
+    options = " ".join(f"{key}={count}" for key, count in unlike.items())
+    text = f"The data set {source.key} has {total} and the config {told}"
+    remedy = f"mend metainfo.classes, or pass --cfg-options {options}"
+    return [Finding("num_classes unlike classes", [text], remedy)]
+
+
+# The parts of a model that tell classes apart, and what they call the numbers of these.
+_HEADS = {
+    **dict.fromkeys(("head", "bbox_head", "mask_head", "query_head"), ("num_classes",)),
+    **dict.fromkeys(
+        ("semantic_head", "panoptic_head", "panoptic_fusion_head"),
+        ("num_things_classes", "num_stuff_classes"),
+    ),
+}
+
+
+def _num_classes(cfg: Config) -> dict[str, int]:
+    """The numbers of classes of a model's heads, by their keys, in whatever the model is nested.
+
+    A mask head that is the same for all classes does not use its number.
+    """
+    found = {}
+
+    def look(node: object, key: str, names: Sequence[str]) -> None:
+        if isinstance(node, list | tuple):
+            for i, child in enumerate(node):
+                look(child, f"{key}.{i}", names)
+        elif isinstance(node, dict):
+            for name in () if node.get("class_agnostic") else names:
+                if isinstance(node.get(name), int):
+                    found[f"{key}.{name}"] = node[name]
+            for name, child in node.items():
+                look(child, f"{key}.{name}", _HEADS.get(name, ()))
+
+    look(cfg.get("model") or {}, "model", ())
+    return found

@@ -1,0 +1,271 @@
+"""Reading configs, and what they say."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import traceback
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from mmhcgnet._compat import install_command
+from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
+from mmhcgnet.type_names import type_name
+
+CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+
+TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
+# Seconds after which a silent worker of a dataloader ends the run.
+WORKER_TIMEOUT = 300
+
+
+def check_config_path(path: str) -> None:
+    """Check that a config file exists and has a suffix that MMEngine reads.
+
+    Raises:
+        MissingFileError: If it is not there; the closest existing configs are named.
+        UsageError: If it is no Python, YAML or JSON file.
+    """
+    if not os.path.exists(path):
+        hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
+        for name, place in known.items():
+            hint = hint.replace(name, place)
+        raise MissingFileError(f"The config {path} does not exist{hint}.")
+    if not os.path.isfile(path) or not path.endswith(CONFIG_SUFFIXES):
+        raise UsageError(f"The config {path} must be a file that ends in .py, .yaml or .json.")
+
+
+def _known_configs(path: str) -> dict[str, str]:
+    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
+    package = Path(__file__).parents[1]
+    siblings = Path(path).parent.glob("*")
+    shipped = [
+        file
+        for folder in (Path("configs"), package.parent / "configs", package / ".mim" / "configs")
+        for file in folder.rglob("*")
+    ]
+    known: dict[str, str] = {}
+    for file in [*siblings, *shipped]:
+        if file.suffix in CONFIG_SUFFIXES and "_base_" not in file.parts:
+            known.setdefault(file.name, str(file))
+    return known
+
+
+def check_sections(cfg: Config, *names: str) -> None:
+    """Check that a config has the sections that a script needs.
+
+    Raises:
+        UsageError: If one is absent, or the package of its ``default_scope`` is not installed.
+    """
+    missing = [name for name in names if cfg.get(name) is None]
+    if missing:
+        raise UsageError(
+            f"The config {cfg.filename} has no {' and no '.join(missing)}: give a complete "
+            "config, not one of the parts that others inherit as _base_."
+        )
+    scope = cfg.get("default_scope")
+    if scope in TOOLBOXES and find_spec(scope) is None:
+        raise toolbox_missing(cfg.filename, scope)
+
+
+def toolbox_missing(config: str, package: str) -> UsageError:
+    """Say how to install the package that a config needs, from the MM line that is there."""
+    name = TOOLBOXES.get(package, package)
+    return UsageError(
+        f"The config {config} needs {name}, which is not installed: with PyTorch installed, run: "
+        f"{install_command()}"
+    )
+
+
+def hcgnets(cfg: Config) -> list[dict]:
+    """The configs of all HCGNets in a model, in whatever they are nested."""
+    return [node for node in nested_dicts(cfg.model) if type_name(node) == "HCGNet"]
+
+
+def has_hcgnet(cfg: Config) -> bool:
+    """Tell whether a config builds an HCGNet."""
+    return bool(hcgnets(cfg))
+
+
+def has_deployed_hcgnet(cfg: Config) -> bool:
+    """Tell whether a config builds an HCGNet in the deployed form."""
+    return any(node.get("deploy") for node in hcgnets(cfg))
+
+
+def ops_lack_the_gpu() -> bool:
+    """Whether PyTorch would use a CUDA device that MMCV's ops were not compiled for."""
+    if get_device() != "cuda" or find_spec("mmcv._ext") is None:
+        return False
+    from mmcv.ops import get_compiling_cuda_version
+
+    return get_compiling_cuda_version() == "not available"
+
+
+def nested_dicts(node: object) -> list[dict]:
+    children = node.values() if isinstance(node, dict) else node
+    nested = [
+        found
+        for child in (children if isinstance(node, dict | list | tuple) else ())
+        for found in nested_dicts(child)
+    ]
+    return [node, *nested] if isinstance(node, dict) else nested
+
+
+def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
+    """Read a config and merge ``--cfg-options`` into it.
+
+    Args:
+        path: The config file.
+        cfg_options: ``key=value`` strings as they were typed; see :func:`parse_value`.
+
+    Raises:
+        UsageError: If the file or one of its bases cannot be read, the package of a base is not
+            there, or an option is not of the form ``key=value`` or does not fit the config.
+    """
+    check_config_path(path)
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program, which can fail in any way
+        for package in TOOLBOXES:
+            # MMEngine would have one install the upstream package, beside whichever line is there.
+            if f"{package} is not installed" in str(error):
+                raise toolbox_missing(path, package) from error
+        place = _failed_place(error, path)
+        raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
+    options = {}
+    for option in cfg_options or []:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
+        try:
+            options[key.strip()] = parse_value(text)
+        except ValueError as error:
+            raise UsageError(
+                f"The brackets or quotes in --cfg-options {option} do not match."
+            ) from error
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:  # what does not fit has no common type
+        given = " ".join(cfg_options)
+        raise UsageError(
+            f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
+        ) from error
+    _expand_home(cfg)
+    return cfg
+
+
+def parse_value(text: str) -> Any:
+    """Turn the value of a ``--cfg-options`` into what a config would hold.
+
+    Numbers, ``True``, ``False`` and ``None`` are what they say, ``[...]``, ``(...)`` and values
+    separated by commas are lists and tuples, and all else is a string, which keeps its spaces.
+    What stands in quotes is a string as it is, unless it is brackets.
+
+    Raises:
+        ValueError: If brackets or quotes do not match.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] in "\"'" and text[-1] == text[0] and text[0] not in text[1:-1]:
+        inner = text[1:-1]
+        return parse_value(inner) if inner.strip()[:1] in ("[", "(") else inner
+    for begin, end, kind in (("[", "]", list), ("(", ")", tuple)):
+        if text.startswith(begin) and text.endswith(end):
+            return kind(map(parse_value, _split(text[1:-1])))
+    parts = _split(text)
+    return [parse_value(part) for part in parts] if "," in text and parts != [text] else _word(text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets or quotes."""
+    parts, depth, quote, start = [], 0, "", 0
+    for i, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        # Within a word, as in don't, it is an apostrophe.
+        elif character in "\"'" and not text[start:i].strip(" (["):
+            quote = character
+        elif character in "[(":
+            depth += 1
+        elif character in "])":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth or quote:
+        raise ValueError(text)
+    return [*parts, text[start:]] if text[start:].strip() else parts
+
+
+def _word(text: str) -> Any:
+    constants = {"none": None, "true": True, "false": False}
+    if text in ("None", "True", "False") or text.lower() in ("true", "false"):
+        return constants[text.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            # Python would read 2024_01, a folder's name, as a number.
+            return kind(text) if "_" not in text else text
+    return text
+
+
+def _expand_home(node: Any) -> None:
+    """Put the home folder in place of a ``~`` that paths begin with.
+
+    MMEngine does so for some paths and not for others, such as those of evaluators.
+    """
+    for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        if isinstance(value, str) and value.startswith("~/") and not isinstance(node, tuple):
+            node[key] = os.path.expanduser(value)
+        elif isinstance(value, dict | list | tuple):
+            _expand_home(value)
+
+
+def _failed_place(error: Exception, path: str) -> str:
+    """Tell the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        # MMEngine's functions call by this name the file that they are at, or a copy of it.
+        if frame.f_globals.get("__name__") == Config.__module__:
+            name = frame.f_locals.get("filename")
+            path = name if isinstance(name, str) and os.path.isfile(name) else path
+        elif frame.f_code.co_name == "<module>":  # a statement of the file itself
+            line = number
+            break
+    return f"{path}, line {line}," if line else path
+
+
+def _one_line(error: Exception) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return textwrap.shorten(f"{type(error).__name__}: {text}", 400, placeholder=" …")
+
+
+def set_dataloader_defaults(
+    cfg: Config, pin_memory: bool = True, persistent_workers: bool = True
+) -> None:
+    """Complete the dataloaders and apply ``--no-pin-memory`` and ``--no-persistent-workers``.
+
+    Classification configs rely on MMPretrain's tools for defaults that MMEngine does not have.
+    Workers persist only where there are any; PyTorch refuses the combination. The same holds for
+    the time in which one has to answer: five minutes unless the config has a ``timeout``.
+    """
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        if cfg.get("default_scope") == "mmpretrain":
+            loader.setdefault("pin_memory", torch.cuda.is_available())
+            loader.setdefault("persistent_workers", True)
+            loader.setdefault("collate_fn", dict(type="default_collate"))
+        if not pin_memory:
+            loader.pin_memory = False
+        if not persistent_workers or not loader.get("num_workers"):
+            loader.persistent_workers = False
+        if loader.get("num_workers"):
+            loader.setdefault("timeout", WORKER_TIMEOUT)
+        else:
+            loader.pop("timeout", None)

@@ -1,0 +1,312 @@
+"""Saving so that a crash, a full disk or a signal loses nothing that was saved before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process, master_only
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
+from mmhcgnet.checkpoints.checkpoint import UNIX_TIME
+from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
+from mmhcgnet.checkpoints.newest import name_pattern
+from mmhcgnet.errors import UsageError
+from mmhcgnet.paths import is_local
+from mmhcgnet.weights import listed
+
+INTERRUPTED = "interrupted_iter_{}.pth"
+_OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's ``CheckpointHook``, with files that are whole or not there.
+
+    It takes the same arguments. On a local disk a checkpoint is written to a temporary file,
+    flushed to the disk, named, and only then ``last_checkpoint`` points at it; it holds its own
+    SHA-256 (see :func:`~mmhcgnet.checkpoints.durable_files.seal`). Everywhere, what it replaces
+    is deleted last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
+    :class:`InterruptHook` has saved. A checkpoint tells what it replaces, so that a run that was
+    killed before it could delete that does so when it resumes.
+
+    Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
+    in the folder of the run, which may have been moved.
+
+    The first checkpoint of a run is read back, as a hook may add what no reader takes.
+
+    Raises:
+        UsageError: While saving, if weights are not finite or a file cannot be written, as on a
+            full disk, or the first one cannot be read. What was saved before is still there.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the folder, and tidy up what a killed run has left there."""
+        if self.out_dir is not None:
+            self.out_dir = str(self.out_dir)
+        folder = self.out_dir or runner.work_dir
+        if self.file_client_args is None and _writes_locally(folder, self.backend_args):
+            self.backend_args = dict(backend=ATOMIC)
+        self._local = (self.backend_args or {}).get("backend") == ATOMIC
+        outdated = self._check_hub(runner)
+        super().before_train(runner)
+        self._saved_iter: int | None = None
+        self._former_bests: dict[str, str | None] = {}
+        self._find_former(runner)
+        if is_main_process():
+            if self._local:
+                remove_temporary(self.out_dir)
+            # The run that saved what this one resumes from may have been killed before it did this.
+            if self.last_ckpt is not None:
+                self._point(runner, self.last_ckpt)
+            # The checkpoint that says so has been loaded, so it is safe.
+            self._remove(runner, outdated)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that are not finite, and note the time in a form that has no time zone.
+
+        Raises:
+            UsageError: If some are not.
+        """
+        bad = {
+            name
+            for key in ("state_dict", "ema_state_dict")
+            for name, value in checkpoint.get(key, {}).items()
+            if isinstance(value, Tensor) and not torch.isfinite(value).all()
+        }
+        if bad:
+            raise UsageError(
+                f"No checkpoint is saved at iteration {checkpoint['meta']['iter']}: "
+                f"{listed(sorted(bad), 'of the weights not finite')}; {self._newest()}, and a "
+                "lower learning rate or clipped gradients may keep the numbers finite."
+            )
+        checkpoint["meta"][UNIX_TIME] = time.time()
+
+    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str:
+        """Save what it takes to resume, at once, unless it was saved already.
+
+        Args:
+            runner: The runner.
+            epoch: The number of epochs that are done.
+            iteration: The number of iterations that are done.
+
+        Returns:
+            The file's path.
+        """
+        if self._saved_iter != iteration:
+            meta = dict(epoch=epoch, iter=iteration)
+            self._save(runner, INTERRUPTED.format(iteration), meta, optimizer=True, scheduler=True)
+        return self.last_ckpt
+
+    def has_saved(self, iteration: int) -> bool:
+        """Whether the newest checkpoint is of this iteration, so that a run can end here."""
+        return self._saved_iter == iteration
+
+    def _check_hub(self, runner: Runner) -> list[str]:
+        """Keep of what a checkpoint has put into the hub only what can be this hook's own.
+
+        Anyone may have written that file, and MMEngine and this hook delete what it names.
+
+        Returns:
+            Names of files in the run's folder that are still to be deleted.
+        """
+        hub = runner.message_hub
+        outdated = hub.get_info(_OUTDATED, [])
+        outdated = [name for name in _as_list(outdated) if self._is_own(name)]
+        kept = [step for step in _as_list(hub.get_info("keep_ckpt_ids", [])) if type(step) is int]
+        if self.max_keep_ckpts > 0:
+            # MMEngine would delete a folder of this name, whatever it is.
+            outdated += [self.filename_tmpl.format(step) for step in kept[: -self.max_keep_ckpts]]
+            hub.update_info("keep_ckpt_ids", kept[-self.max_keep_ckpts :])
+        return outdated
+
+    def _is_own(self, name: object) -> bool:
+        """Whether this hook or an :class:`InterruptHook` saves checkpoints by this name."""
+        regular, interrupted = map(name_pattern, (self.filename_tmpl, INTERRUPTED))
+        pattern = rf"(best_[^/\\]+_)?{regular}|{interrupted}"
+        return isinstance(name, str) and re.fullmatch(pattern, name) is not None
+
+    def _find_former(self, runner: Runner) -> None:
+        """Look for what the hub names in this run's folder, which may have been moved."""
+        hub = runner.message_hub
+
+        def here(key: str) -> str | None:
+            path = hub.get_info(key) if key in hub.runtime_info else None
+            name = os.path.basename(path) if isinstance(path, str) else None
+            if not self._is_own(name):
+                return None
+            path = self.file_backend.join_path(self.out_dir, name)
+            return path if self.file_backend.exists(path) else None
+
+        self.last_ckpt = here("last_ckpt")
+        self._set_bests(
+            {key: here(f"best_ckpt_{key}" if key else "best_ckpt") for key in self._bests()}
+        )
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        name = self.filename_tmpl.format(step)
+        outdated = self._replaced_bests()
+        if self.max_keep_ckpts > 0:
+            # It is saved once more after a validation that was better.
+            if step in self.keep_ckpt_ids:
+                self.keep_ckpt_ids.remove(step)
+            elif len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                outdated.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        if self._local:
+            found = Path(self.out_dir).glob(INTERRUPTED.format("*"))
+            outdated += [path.name for path in found if self._is_own(path.name)]
+        outdated = [former for former in outdated if former != name]
+        runner.message_hub.update_info(_OUTDATED, outdated)
+        self._save(runner, name, meta, self.save_optimizer, self.save_param_scheduler, **self.args)
+        self._remove(runner, outdated)
+        runner.message_hub.update_info(_OUTDATED, [])
+
+    def _save(
+        self,
+        runner: Runner,
+        name: str,
+        meta: dict,
+        optimizer: bool,
+        scheduler: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Write a checkpoint, then point at it."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info("last_ckpt", path)
+        try:
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=optimizer,
+                save_param_scheduler=scheduler,
+                meta=meta,
+                by_epoch=False,  # meta tells both
+                backend_args=self.backend_args,
+                **kwargs,
+            )
+        except OSError as error:
+            raise self._not_written(f"The checkpoint {path}", error) from error
+        if self._saved_iter is None and self._local:
+            self._read_back(path)
+        self.last_ckpt, self._saved_iter = path, meta["iter"]
+        self._point(runner, path)
+
+    @master_only
+    def _read_back(self, path: str) -> None:
+        """See to it early that what this run saves can be loaded: a hook may add anything to it."""
+        try:
+            read_checkpoint(path)
+        except UsageError as error:
+            raise UsageError(
+                f"The first checkpoint of this run cannot be read back, so none could be: {error} "
+                "Take what it names out of the data set's metainfo or the message hub."
+            ) from error
+
+    @master_only
+    def _point(self, runner: Runner, path: str) -> None:
+        pointer = os.path.join(runner.work_dir, "last_checkpoint")
+        try:
+            write_atomically(pointer, path.encode())
+        except OSError as error:
+            raise self._not_written(pointer, error) from error
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        # MMEngine deletes a former best one first, so it is not told of any until all is saved.
+        self._former_bests = self._bests()
+        self._set_bests(dict.fromkeys(self._former_bests))
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except OSError as error:
+            raise self._not_written("The best checkpoint", error) from error
+        self._remove(runner, self._replaced_bests())
+        new = {key: path for key, path in self._bests().items() if path}
+        self._set_bests(self._former_bests | new)
+        self._former_bests = {}
+
+    def _bests(self) -> dict[str, str | None]:
+        """The best checkpoints by their metrics; a single one, which may be "auto", by ""."""
+        if self.save_best is None:
+            return {}
+        single = len(self.key_indicators) == 1
+        return {"": self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)
+
+    def _set_bests(self, bests: dict[str, str | None]) -> None:
+        if "" in bests:
+            self.best_ckpt_path = bests[""]
+        else:
+            self.best_ckpt_path_dict = bests
+
+    def _replaced_bests(self) -> list[str]:
+        """Names of former best checkpoints that a validation has found better ones than."""
+        new = self._bests()
+        return [
+            os.path.basename(former)
+            for key, former in self._former_bests.items()
+            if former and new[key] and os.path.basename(former) != os.path.basename(new[key])
+        ]
+
+    @master_only
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        if not self._local:
+            return super()._publish_model(runner, ckpt_path)
+        checkpoint = read_checkpoint(ckpt_path)
+        published = {key: checkpoint[key] for key in self.published_keys if key in checkpoint}
+        content = encode_checkpoint(published, ckpt_path)
+        stem, digest = os.path.splitext(ckpt_path)[0], hashlib.sha256(content).hexdigest()
+        path = f"{stem}-{digest[:8]}.pth"
+        try:
+            self.file_backend.put(content, path)
+        except OSError as error:
+            raise self._not_written(f"The checkpoint {path}", error) from error
+        runner.logger.info(f"The checkpoint {ckpt_path} is published to {path}.")
+
+    @master_only
+    def _remove(self, runner: Runner, names: list[str]) -> None:
+        for name in names:
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path) and _is_distributed(path):
+                self.file_backend.rmtree(path)
+            else:
+                continue
+            runner.logger.info(f"The checkpoint {path} is removed: a newer one has replaced it.")
+
+    def _not_written(self, what: str, error: OSError) -> UsageError:
+        return UsageError(
+            f"{what} could not be written ({error.strerror or error}): make room for it, or give "
+            f"another default_hooks.checkpoint.out_dir, and resume; {self._newest()}."
+        )
+
+    def _newest(self) -> str:
+        if self.last_ckpt is None:
+            return "nothing was saved before"
+        return f"what was saved before is safe, {self.last_ckpt} being the newest"
+
+
+def _as_list(value: object) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _is_distributed(folder: str) -> bool:
+    """Whether a folder is a checkpoint of DeepSpeed, FSDP or ColossalAI, as MMEngine saves them."""
+    names = ("*model_states.pt", "rank*.pth", "meta.pth")
+    return any(next(Path(folder).glob(name), None) for name in names)
+
+
+def _writes_locally(folder: str, backend_args: dict | None) -> bool:
+    return is_local(folder) and backend_args in (None, {}, dict(backend="local"))

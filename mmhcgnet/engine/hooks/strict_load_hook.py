@@ -1,0 +1,236 @@
+"""A checkpoint is taken over completely or not at all: its weights, and what resuming needs."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import chain
+from math import isfinite
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.checkpoint import get_state_dict
+from torch import Tensor, nn
+
+from mmhcgnet.checkpoints import Checkpoint, use_safe_loader
+from mmhcgnet.checkpoints.checkpoint import count
+from mmhcgnet.checkpoints.strict import AVERAGED, check_averaged, load_strictly, parts_above
+from mmhcgnet.errors import PretrainedMismatchError, UsageError, did_you_mean
+from mmhcgnet.models import HCGNet
+from mmhcgnet.weights import holds_deployed, listed
+
+# Settings that tell kinds of optimisers apart.
+_SETTINGS = {"alpha", "betas", "momentum", "rho"}
+
+
+@HOOKS.register_module()
+class StrictLoadHook(Hook):
+    """Refuse a checkpoint that is not exactly of the model, in testing, resuming and ``load_from``.
+
+    It is refused before MMEngine loads it, with the names of the first few tensors that are
+    missing, unknown, of another shape, or hold NaN or an infinity. What decides is the loading
+    itself, so that models which take old names still do; as in MMEngine, a norm's
+    ``num_batches_tracked`` may be missing. To resume, the file must also hold all that a training
+    needs, and its optimizer be of the same kind with the same parameters.
+
+    From then on, MMEngine reads all checkpoints by :func:`mmhcgnet.engine.use_safe_loader`.
+
+    Args:
+        replaced: Parts of the model that start anew when ``load_from`` gives weights to the rest,
+            by the beginnings of their tensors' names, such as ``"roi_head.bbox_head.fc_cls"``. All
+            that the checkpoint has there is left out. It has no effect on tests and resuming.
+        dropped: Parts that a checkpoint may have in a test though the model has not, such as a
+            mask head where boxes alone are tested.
+    """
+
+    # Before EMAHook, which takes the weights.
+    priority = "VERY_HIGH"
+
+    def __init__(self, replaced: Sequence[str] = (), dropped: Sequence[str] = ()) -> None:
+        self.replaced = [replaced] if isinstance(replaced, str) else list(replaced)
+        self.dropped = [dropped] if isinstance(dropped, str) else list(dropped)
+
+    def before_run(self, runner: Runner) -> None:
+        """Let MMEngine read checkpoints without running anything from them."""
+        use_safe_loader()
+        runner.load_or_resume = _explaining(runner, runner.load_or_resume)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check what was read. The names lose a leading ``module.``, which MMEngine drops, too.
+
+        Raises:
+            UsageError: If it does not fit, or a part that is to start anew is not there.
+        """
+        path = runner._load_from or "that was named"
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        own = get_state_dict(model)
+        hcgnet = any(isinstance(module, HCGNet) for module in model.modules())
+        opened = Checkpoint(checkpoint, path).require(holds_deployed(own) if hcgnet else None)
+        weights = self._hand_on(opened)
+        averaged = checkpoint.get("ema_state_dict", {})
+        if not isinstance(averaged, dict) or not all(isinstance(name, str) for name in averaged):
+            raise UsageError(f"The averaged weights in the checkpoint {path} have no names.")
+        if not isinstance(runner._train_loop, BaseLoop):
+            for name in [name for name in weights if _is_in(name, self.dropped)]:
+                if name not in own:
+                    del weights[name]
+        starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        if starts and self.replaced:
+            self._start_anew(checkpoint, weights, own)
+        load_strictly(model, weights, path, starts, averaged)
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            check_averaged(averaged, weights, path)
+        if runner._resume:
+            _check_training_state(runner, opened)
+
+    def _hand_on(self, opened: Checkpoint) -> OrderedDict[str, Tensor]:
+        """Let MMEngine take the weights as they were checked."""
+        # The pattern is that of Runner.load_checkpoint, in which a dot is any character.
+        weights = OrderedDict(
+            (re.sub("^module.", "", name), tensor) for name, tensor in opened.weights.items()
+        )
+        weights._metadata = opened.weights._metadata
+        if "state_dict" not in opened.content:
+            opened.content.clear()
+        opened.content["state_dict"] = weights
+        return weights
+
+    def _start_anew(self, checkpoint: dict, weights: dict, own: dict[str, Tensor]) -> None:
+        """Put the model's own initial weights in the place of the checkpoint's."""
+        known = {*own, *weights, *parts_above((*own, *weights))}
+        for prefix in self.replaced:
+            if prefix.rstrip(".") not in known:
+                raise UsageError(
+                    f"The model has no part {prefix} that could start anew"
+                    f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
+                    "mmhcgnet.StrictLoadHook."
+                )
+        anew = [name for name in own if _is_in(name, self.replaced)]
+        print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
+        averaged = checkpoint.get("ema_state_dict", {})
+        for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
+            for name in list(tensors):
+                if _is_in(name.removeprefix(lead), self.replaced):
+                    del tensors[name]
+            if tensors:
+                tensors.update({lead + name: own[name].clone() for name in anew})
+
+
+def _is_in(name: str, parts: list[str]) -> bool:
+    """Whether a tensor is in one of the parts of a model, or is one itself."""
+    parts = [part.rstrip(".") for part in parts]
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def _explaining(runner: Runner, take_over: Callable[[], None]) -> Callable[[], None]:
+    """Turn whatever goes wrong in taking a state over into one sentence."""
+
+    def load_or_resume() -> None:
+        try:
+            take_over()
+        except (UsageError, PretrainedMismatchError):
+            raise
+        except Exception as error:  # what a state of other values makes MMEngine raise
+            raise UsageError(
+                f"The state in the checkpoint {runner._load_from} is not one that this training "
+                f"can take over ({type(error).__name__}: {error}): resume from another one, or "
+                "start a new run from its weights with load_from."
+            ) from error
+
+    return load_or_resume
+
+
+def _check_training_state(runner: Runner, opened: Checkpoint) -> None:
+    """Check that a training can go on from a checkpoint."""
+    content, meta, path = opened.content, opened.meta, opened.path
+    hub = content.get("message_hub")
+    missing = [key for key in ("epoch", "iter") if count(meta.get(key)) is None]
+    if not isinstance(hub, dict) or not {"log_scalars", "runtime_info", "resumed_keys"} <= {*hub}:
+        missing.append("message_hub")
+    if "optimizer" not in content:
+        missing.append("optimizer")
+    if runner.param_schedulers and not content.get("param_schedulers"):
+        missing.append("param_schedulers")
+    if missing:
+        raise UsageError(
+            f"Cannot resume from {path}: it has no {', '.join(missing)}. To start a new run from "
+            "its weights, use load_from."
+        )
+    seed, dataset = meta.get("seed"), meta.get("dataset_meta")
+    histories = hub["log_scalars"].values() if isinstance(hub["log_scalars"], dict) else [None]
+    wrong = [
+        name
+        for name, right in {
+            "seed": seed is None or type(seed) is int and 0 <= seed < 2**32,
+            "dataset_meta": dataset is None or isinstance(dataset, dict),
+            "log_scalars": all(isinstance(history, HistoryBuffer) for history in histories),
+            "runtime_info": isinstance(hub["runtime_info"], dict),
+            "resumed_keys": isinstance(hub["resumed_keys"], dict),
+        }.items()
+        if not right
+    ]
+    if wrong:
+        raise UsageError(
+            f"Cannot resume from {path}: its {', '.join(wrong)} is not what a training saves. To "
+            "start a new run from its weights, use load_from."
+        )
+    wrapper, optimizer = runner.optim_wrapper, content["optimizer"]
+    if isinstance(wrapper, OptimWrapperDict):
+        states = optimizer if isinstance(optimizer, dict) else {}
+        pairs = [(wrapper[name], states.get(name)) for name in wrapper.keys()]
+    else:
+        pairs = [(wrapper, optimizer)]
+    for wrapper, saved in pairs:
+        if isinstance(wrapper, OptimWrapper) and (problem := _compare_optimizer(wrapper, saved)):
+            raise UsageError(
+                f"The optimizer's state in the checkpoint {path} does not fit the config's: "
+                f"{problem}; resume with the config of that run, or start anew with load_from."
+            )
+
+
+def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
+    """Say what is different, if anything is."""
+    try:
+        groups, state = saved["param_groups"], saved["state"]
+        indices = [group["params"] for group in groups]
+        moments = {(index, name): value for index in state for name, value in state[index].items()}
+    except (KeyError, TypeError, AttributeError):
+        return "it has no groups of parameters or no state of each"
+    own = wrapper.optimizer.param_groups
+    counts, wanted = ([len(part) for part in parts] for parts in (indices, _params(own)))
+    if counts != wanted:
+        return (
+            f"{sum(counts)} parameters in {len(counts)} groups instead of {sum(wanted)} in "
+            f"{len(wanted)}"
+        )
+    for group, own_group in zip(groups, own, strict=True):
+        if _SETTINGS & {*group} != _SETTINGS & {*own_group}:
+            kinds = (", ".join(sorted(_SETTINGS & {*g})) or "none" for g in (group, own_group))
+            return "of another kind, with the settings {} instead of {}".format(*kinds)
+        for name, value in own_group.items():
+            if type(value) is float and not _is_number(group.get(name, value)):
+                return f"its setting {name} is not a number"
+    for index, parameter in zip(chain(*indices), chain(*_params(own)), strict=True):
+        for name in ("momentum_buffer", "exp_avg"):
+            moment = moments.get((index, name))
+            if moment is not None and getattr(moment, "shape", None) != parameter.shape:
+                found = tuple(moment.shape) if isinstance(moment, Tensor) else type(moment).__name__
+                wanted = tuple(parameter.shape)
+                return f"{name} of parameter {index} has the shape {found} instead of {wanted}"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return type(value) in (int, float) and isfinite(value)
+
+
+def _params(groups: list[dict]) -> list[list[nn.Parameter]]:
+    return [group["params"] for group in groups]

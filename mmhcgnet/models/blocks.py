@@ -1,0 +1,177 @@
+"""The blocks of HCGNet: SMG modules, hybrid blocks of them, and the stem (figures 2 and 3).
+
+Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
+AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``layers.py`` and ``gates.py`` first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmengine.model import BaseModule, Sequential
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from .architecture import Architecture
+from .gates import ForgetGate, UpdateGate
+from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_conv, build_norm
+
+
+class SMG(BaseModule):
+    """Squeeze cell, multi-scale excitation, update gate and forget gate (figure 2).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels ``C`` of the output.
+        squeeze_ratio: Width of the squeeze over ``out_channels``, ``alpha``.
+        groups: Groups of the 3x3 squeeze convolution, ``g``.
+        stride: Stride of the 3x3 squeeze convolution, ``S``.
+        reduction: Reduction in both gates, ``r_u`` and ``r_f``.
+        cfgs: Configs of the layers.
+        with_cp: Recompute the module in the backward pass instead of keeping its maps.
+
+    Raises:
+        ValueError: If the groups do not divide the widths or a gate has no hidden channel left.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        squeeze_ratio: float,
+        groups: int,
+        stride: int,
+        reduction: int,
+        cfgs: LayerConfigs,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        squeeze_channels = int(squeeze_ratio * out_channels)
+        for channels in (squeeze_channels, out_channels):
+            if channels < 1 or channels % groups:
+                raise ValueError(
+                    f"A squeeze of {squeeze_channels} to {out_channels} channels cannot be split "
+                    f"into {groups} groups: choose growth_rates, squeeze_ratio and groups (in "
+                    "transitions transition_ratio, transition_squeeze_ratio and "
+                    "transition_groups) such that it divides both widths."
+                )
+        if out_channels < reduction:
+            raise ValueError(
+                f"A gate on {out_channels} channels has nothing left after a reduction of "
+                f"{reduction}: choose growth_rates and reduction (in transitions transition_ratio "
+                "and transition_reduction) such that it is at most the channels."
+            )
+        self.out_channels = out_channels
+        self.with_cp = with_cp
+        self.squeeze1 = PreActConv(in_channels, squeeze_channels, 1, cfgs)
+        self.squeeze2 = PreActConv(
+            squeeze_channels, out_channels, 3, cfgs, stride=stride, groups=groups
+        )
+        # Named by their receptive fields: the second is a 3x3 of dilation 2 that stands in for 5x5.
+        # Small at first, as the gates are neutral: the vector grows with what it is good for.
+        branch = dict(
+            groups=out_channels, init_cfg=dict(type="Normal", std=0.01, override=dict(name="conv"))
+        )
+        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, **branch)
+        self.branch5 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=2, **branch)
+        self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
+        self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Read the concatenation of ``features``.
+
+        Args:
+            features: Maps of shape ``(N, C_i, H, W)`` whose channels add up to ``in_channels``.
+
+        Returns:
+            Map of shape ``(N, C, ceil(H / S), ceil(W / S))``.
+        """
+        return self._maybe_checkpoint(self._forward, *features)
+
+    def forward_activated(self, x: Tensor) -> Tensor:
+        """Read a map that has already passed ``squeeze1.activate``; shapes as in ``forward``."""
+        return self._maybe_checkpoint(self._forward_activated, x)
+
+    def _forward(self, *features: Tensor) -> Tensor:
+        return self._forward_activated(self.squeeze1.activate(torch.cat(features, dim=1)))
+
+    def _forward_activated(self, x: Tensor) -> Tensor:
+        x = self.squeeze2(self.squeeze1.conv(x))  # X', (N, C, H', W')
+        v = self.update_gate(self.branch3(x), self.branch5(x))  # (N, C)
+        f = self.forget_gate(x)  # (N, C)
+        return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)  # O = f X' + v
+
+    def _maybe_checkpoint(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        if not (self.with_cp and torch.is_grad_enabled()):
+            return function(*inputs)
+        return checkpoint(
+            function,
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing in a module is random
+            context_fn=lambda: (nullcontext(), _running_statistics_kept(self)),
+        )
+
+
+@contextmanager
+def _running_statistics_kept(module: nn.Module):
+    """Let the recomputation of a checkpointed module leave the running statistics alone."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        # SyncBN does without the momentum, but not without a count.
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+
+
+class HybridBlock(Sequential):
+    """SMG modules of which each reads the block's input and every earlier module's output.
+
+    Its output, the concatenation of all of them, has ``C_0 + n * k`` channels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, C_0, H, W)`` to ``(N, C_0 + n * k, H, W)``."""
+        features = [x]
+        for module in self:
+            features.append(module(*features))
+        return torch.cat(features, dim=1)
+
+
+class TransitionInput(BaseModule):
+    """What a transition contributes to the output of the last stage that is built.
+
+    Args:
+        channels: Channels of the stage.
+        cfgs: Configs of the layers.
+    """
+
+    def __init__(self, channels: int, cfgs: LayerConfigs) -> None:
+        super().__init__()
+        self.squeeze1 = PreActivation(channels, cfgs)
+
+
+def build_stem(in_channels: int, arch: Architecture, cfgs: LayerConfigs) -> Sequential:
+    """Build the stem: ``(N, in_channels, H, W)`` to ``(N, C_0, H / stride, W / stride)``."""
+    if arch.stem == "cifar":
+        conv = build_conv(cfgs.conv, in_channels, arch.stem_channels, 3, padding=1, bias=False)
+        return Sequential(OrderedDict(conv=conv))
+    layers = []
+    widths = (in_channels, 32, 32, arch.stem_channels)
+    for i, (width, next_width) in enumerate(itertools.pairwise(widths)):
+        conv = build_conv(
+            cfgs.conv, width, next_width, 3, stride=2 if i == 0 else 1, padding=1, bias=False
+        )
+        norm = build_norm(cfgs.norm, next_width)
+        act = build_act(cfgs.act)
+        layers.append(Sequential(OrderedDict(conv=conv, norm=norm, act=act)))
+    return Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
