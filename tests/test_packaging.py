@@ -97,6 +97,7 @@ def test_metadata(wheel):
         assert {f'Requires-Dist: {pin}; extra == "{extra}"' for pin in pins} <= set(required)
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_sdist_builds_the_same_wheel(tree, wheel, tmp_path):
     build("build_sdist", tree, tmp_path)
     (sdist,) = tmp_path.glob("*.tar.gz")
@@ -107,6 +108,7 @@ def test_sdist_builds_the_same_wheel(tree, wheel, tmp_path):
     assert names == wheel[0]
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_editable_install_links_to_the_checkout(tree, tmp_path):
     build("build_editable", tree, tmp_path)
     for name in MIM_FILES:
@@ -115,6 +117,7 @@ def test_editable_install_links_to_the_checkout(tree, tmp_path):
         assert source.is_file()
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_a_build_forgets_what_is_gone_since_the_last(tree, wheel, tmp_path):
     stale = tree / "build/lib/mmhcgnet/.mim/configs/gone.py"
     assert stale.parent.is_dir()  # left by the build of `wheel`

@@ -10,6 +10,7 @@ from mmengine.runner.checkpoint import save_checkpoint
 from campaigns import kills
 
 
+@pytest.mark.slow(reason="some five trainings")
 def test_killed_runs_lose_nothing_and_resume(warm):
     setting = "keep 1 and the best"
     line, good = kills.run(warm, 2, settings={setting: kills.SETTINGS[setting]})

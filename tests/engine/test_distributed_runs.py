@@ -102,6 +102,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
+pytestmark = pytest.mark.slow(reason="two processes that train, several times")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -13,6 +13,7 @@ from PIL import Image
 
 CHECKPOINT = "work_dirs/classifier/epoch_1.pth"
 CLASSES = ("dark", "light")
+slow = pytest.mark.slow(reason="needs what two processes have trained, started by torchrun")
 CONFIG = """
 default_scope = "mmpretrain"
 model = dict(
@@ -148,6 +149,7 @@ def test_a_mistake_is_found_before_anything_is_built(command, sentence, folder, 
     assert re.match(f"error: .*{sentence}", line)
 
 
+@slow
 def test_two_processes_train_on_a_cpu(trained, folder):
     # Eight images in batches of four are one iteration for two processes, and two for one.
     assert re.search(r"Epoch\(train\) +\[1\]\[1/1\]", trained)
@@ -156,11 +158,13 @@ def test_two_processes_train_on_a_cpu(trained, folder):
     assert (folder / "work_dirs" / "classifier" / "epoch_1.pth").is_file()
 
 
+@slow
 def test_resume_without_a_checkpoint_says_so_and_starts_anew(trained):
     sentence = "no checkpoint to resume from in ./work_dirs/classifier: training starts anew"
     assert sentence in trained
 
 
+@slow
 def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained, folder):
     flags = "--out out/p.pkl --show-dir pictures --interval 2 --amp --no-pin-memory"
     command = ("dist_test.sh", "classifier.py", CHECKPOINT, 2, *flags.split())
@@ -171,6 +175,7 @@ def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained,
     assert list((folder / "pictures").glob("*.png"))
 
 
+@slow
 def test_classification_needs_no_detection_packages(trained, folder):
     """Metrics with test-time augmentation, deployed, where there is no MMDetection and no op."""
     absent = "dict.fromkeys(['mmdet', 'mmcv.ops', 'mmcv._ext'])"
@@ -185,6 +190,7 @@ def test_classification_needs_no_detection_packages(trained, folder):
     assert 0 <= metrics["accuracy/top1"] <= 100
 
 
+@slow
 def test_resume_needs_no_pretrained_weights(trained, warm, folder):
     result = warm.run(
         TOOLS / "train.py",
@@ -200,6 +206,7 @@ def test_resume_needs_no_pretrained_weights(trained, warm, folder):
     assert "absent/backbone.pth" in (folder / "resumed" / "pretrained.py").read_text()
 
 
+@slow
 def test_a_mistake_in_a_distributed_run_is_told_once_and_fails(folder):
     options = ("--cfg-options", "model.backbone.norm_cfg.type=SyncBN")
     result = distributed("dist_train.sh", "classifier.py", 2, *options, cwd=folder)

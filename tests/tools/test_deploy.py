@@ -140,6 +140,7 @@ def check_log(log):
     assert any(line.format(name) in log for name in ("classifier.py", "detector.py"))
 
 
+@pytest.mark.slow(reason="four runs of scripts")
 def test_a_classifier_tests_the_same_in_three_ways(warm, data, folder):
     """With --deploy, the averaged weights of EMAHook are tested as without."""
     os.symlink(data, "data")
@@ -155,6 +156,7 @@ def test_a_classifier_tests_the_same_in_three_ways(warm, data, folder):
         assert metrics["accuracy/top1"] == plain[1]["accuracy/top1"]
 
 
+@pytest.mark.slow(reason="four runs of scripts")
 def test_a_detector_tests_the_same_in_three_ways(warm, data, folder):
     os.symlink(data, "data")
     save("detector.py")

@@ -62,6 +62,7 @@ def test_trains_two_iterations_and_tests(succeed, work):
             assert -1 <= metrics[f"coco/{kind}_{ap}"] <= 1
 
 
+@pytest.mark.slow(reason="a training of the whole detector")
 def test_fine_tunes_a_detector_on_other_classes(succeed, work):
     coco = Config.fromfile(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py")
     init_default_scope("mmdet")
