@@ -103,8 +103,8 @@ test_dataloader = dict(dataset=dict(type="CocoDataset", pipeline=pipeline))
 """
 SCRIPT = """
 import sys
-from mmhcgnet.cli.report import report_usage_errors
 from mmhcgnet.checkpoints import use_safe_loader
+from mmhcgnet.cli import report_usage_errors
 
 use_safe_loader()
 with report_usage_errors():

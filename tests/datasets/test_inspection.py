@@ -1,6 +1,9 @@
 import gc
 import json
 import os
+import struct
+import time
+import zlib
 
 import numpy as np
 import pytest
@@ -373,3 +376,53 @@ def test_lists_of_images(tmp_path, text, harmless, expected):
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
     assert "no UTF-8 text" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
+
+
+# Small files that take much
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (20_000, 1), (1, 1001)])
+def test_an_extreme_image_is_found_by_its_header_alone(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    width, height = size
+    path = tmp_path / "a.png"
+    header = struct.pack(">2L5B", width, height, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    (finding,) = inspect_image(str(path))
+    assert finding.kind == "image of extreme size" and not finding.harmless
+    assert f"{width:,} x {height:,} pixels" in finding.sentence
+
+
+def test_long_images_of_usual_kinds_pass(tmp_path):
+    noise(tmp_path / "a.png", size=(2000, 2))
+    assert inspect_image(str(tmp_path / "a.png")) == []
+
+
+def test_an_extreme_size_in_annotations_does_not_stop_a_run():
+    told = content()
+    told["images"][0].update(width=20_000, height=10_000)
+    assert kinds(inspect(told), harmless=True)["image of extreme size"] == 1
+
+
+def test_polygons_far_outside_are_found():
+    for far, found in ((-29, 0), (59, 0), (-31, 1), (61, 1), (99_999, 1)):
+        told = content()
+        told["annotations"][0]["segmentation"] = [[1, 1, far, 1, 9, 9]]
+        findings = inspect(told)
+        assert kinds(findings).get("polygon far outside", 0) == found, far
+
+
+def test_many_categories_are_compared_at_once():
+    names = [f"class {i}" for i in range(30_000)]
+    told = content(categories=[dict(id=i, name=name) for i, name in enumerate(names)])
+    start = time.process_time()
+    inspect(told, classes=names[::-1])
+    inspect(told, classes=[f"other {i}" for i in range(3)])
+    assert time.process_time() - start < 10
