@@ -14,7 +14,7 @@ FLOORS = (
     {"analysis"},
     {"engine"},
     {"checkpoints", "convert", "datasets", "model_index", "models"},
-    {"_compat", "errors", "paths", "version", "weights"},
+    {"_compat", "errors", "paths", "type_names", "version", "weights"},
 )
 # What convert/ and checkpoints/ may use of the models: the shapes, and the list of networks.
 SHARED = dict(convert="mmhcgnet.models", checkpoints="mmhcgnet.models.architecture")

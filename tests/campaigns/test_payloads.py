@@ -35,15 +35,15 @@ def test_a_malicious_file_runs_nothing(tmp_path, kind):
     assert not mark.exists()
 
 
-def test_threads_do_not_meet(tmp_path):
-    assert read_in_threads(tmp_path, reads=10) == []
-
-
 @pytest.fixture(autouse=True)
 def histories(monkeypatch):
     """A payload may replace the functions of all histories where it is read without guard."""
     methods = dict(HistoryBuffer._statistics_methods)
     monkeypatch.setattr(HistoryBuffer, "_statistics_methods", methods)
+
+
+def test_threads_do_not_meet(tmp_path):
+    assert read_in_threads(tmp_path, reads=10) == []
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def case(warm, tmp_path_factory):
         yield case
 
 
+@pytest.mark.slow(reason="15 runs of scripts")
 def test_no_way_in_runs_anything(case):
     failures = {entry: case.try_entry("exec", entry) for entry in case.entries}
     assert len(failures) == 15 and not any(failures.values()), failures

@@ -7,10 +7,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import EMAHook, Hook
@@ -280,6 +284,28 @@ def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
     assert all(path.read_text() == "here" for path in kept)
     assert not any(path.exists() for path in gone)
     assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
+
+
+def test_what_nobody_could_read_back_ends_the_run_at_its_first_save(tmp_path):
+    def spoil(runner):
+        runner.message_hub.update_info("begun", datetime(2026, 1, 1))
+
+    with pytest.raises(UsageError, match=r"cannot be read back, .*it asks for datetime\.datetime"):
+        run(tmp_path, At("before_train_epoch", spoil))
+    assert files(tmp_path) == ["epoch_1.pth"]
+
+
+def test_harmless_values_of_a_hook_are_saved_and_taken_over(tmp_path):
+    """MMEngine keeps a dict in metainfo as a ConfigDict, and NumPy's are what metrics give."""
+    values = [ConfigDict(one="red"), defaultdict(list, a=[1]), np.str_("text"), np.float32(2)]
+
+    def note(runner):
+        runner.message_hub.update_info("noted", values)
+
+    run(tmp_path, At("before_train_epoch", note), loop=dict(type=ResumableEpochLoop, max_epochs=1))
+    resumed = run(tmp_path, resume=newest(tmp_path))
+    assert resumed.message_hub.get_info("noted") == [dict(one="red"), dict(a=[1]), "text", 2.0]
+    assert resumed.epoch == 4
 
 
 @pytest.mark.parametrize("value", [None, 3, "epoch_1.pth", dict(a=1), ["a", 3]])

@@ -82,6 +82,7 @@ def record(name, plain=False):
     return train(*RECORDED[name], steps=5, dtype=torch.float64, plain=plain)
 
 
+@pytest.mark.slow(reason="trains published networks in double precision")
 @pytest.mark.parametrize("plain", [False, True], ids=["memory-saving", "plain"])
 @pytest.mark.parametrize("name", RECORDED)
 def test_losses_are_the_recorded_ones(name, plain):

@@ -238,6 +238,7 @@ def test_gradients_in_bf16_autocast():
 # Compiling
 
 
+@pytest.mark.slow(reason="torch.compile takes seconds for each graph")
 @pytest.mark.parametrize("with_cp", [False, True])
 def test_a_training_step_compiles_without_graph_break(with_cp):
     arch = dict(depths=(1, 1), growth_rates=(4, 8), stem="cifar")
@@ -255,6 +256,7 @@ def test_a_training_step_compiles_without_graph_break(with_cp):
         torch.testing.assert_close(value, target, msg=key)
 
 
+@pytest.mark.slow(reason="torch.compile takes seconds for each graph")
 @pytest.mark.parametrize("deployed", [False, True])
 def test_inference_compiles_and_exports_without_graph_break(deployed):
     arch = dict(depths=(1, 1), growth_rates=(4, 8), stem="cifar")
@@ -468,6 +470,7 @@ def costs() -> dict[str, tuple[int, int]]:
     return costs
 
 
+@pytest.mark.slow(reason="counts the operators of all networks")
 def test_operator_calls(costs):
     # PyTorch 2.10 needs 3,692 calls for the plain form; 2.4 needs more for either.
     assert costs["hcgnet-b"][0] - costs["hcgnet-b:plain"][0] <= 3970 - 3692

@@ -47,10 +47,13 @@ def check(args: argparse.Namespace) -> bool:
 
     from mmhcgnet import cli
     from mmhcgnet.datasets.checks.of_config import check_files, inspect_data, inspect_set_images
+    from mmhcgnet.errors import readable
 
     if args.workers < 0:
         raise cli.UsageError(f"--workers counts processes, got {args.workers}.")
     cfg = cli.load_config(args.config, args.cfg_options)
+    if args.json:
+        cli.check_output(args.json, cfg)
     loaders = [f"{phase}_dataloader" for phase in args.phases]
     if not any(cfg.get(loader) for loader in loaders):
         raise cli.UsageError(f"The config {args.config} has no {' and no '.join(loaders)}.")
@@ -67,13 +70,13 @@ def check(args: argparse.Namespace) -> bool:
     for found in sets:
         if not args.no_images:
             inspect_set_images(found, args.workers, progress)
-        print(f"{found.place}: {len(found.images):,} images ({', '.join(found.keys)})")
+        print(f"{readable(found.place)}: {len(found.images):,} images ({', '.join(found.keys)})")
         for finding in found.findings:
             wrong += not finding.harmless or args.strict
             level = "harmless" if finding.harmless else "WRONG"
-            print(f"  {level:8} {finding.count:>7,} x {finding.kind}: {finding.remedy}")
+            print(f"  {level:8} {finding.count:>7,} x {finding.kind}: {readable(finding.remedy)}")
             for example in finding.examples:
-                print(f"{'':21}{example}")
+                print(f"{'':21}{readable(example)}")
         if not found.findings:
             print("  nothing found")
     if args.json:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from .findings import Finding, few, select
+from .findings import EXTREME, Finding, few, is_extreme, select
 from .masks import in_fractions, inspect_masks
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
@@ -224,8 +224,7 @@ def _inspect_categories(
     )
     if classes is None:
         return found
-    absent = [name for name in classes if name not in names]
-    rest = [name for name in names if name not in classes]
+    absent, rest = _others(classes, names), _others(names, classes)
 
     def describe(name: object) -> str:
         # Also where one is a number and the other the string of its digits.
@@ -249,6 +248,12 @@ def _inspect_categories(
     return found
 
 
+def _others(names: Sequence, known: Sequence) -> list:
+    """Those names that are not known; a file's may be lists."""
+    known = {name for name in known if isinstance(name, Hashable)}
+    return [name for name in names if not isinstance(name, Hashable) or name not in known]
+
+
 def _inspect_order(
     names: list,
     file: str,
@@ -257,7 +262,8 @@ def _inspect_order(
     trained_file: str | None,
 ) -> list[Finding]:
     """Compare the order of a file's categories, by which MMDetection numbers the classes."""
-    order = [name for name in names if name in classes]
+    given = set(classes)
+    order = [name for name in names if isinstance(name, Hashable) and name in given]
     moved = moved_classes(order, trained_classes or ())
     # Where all data sets name the classes in one order, either this or the files' can be changed.
     if moved and (trained_file or list(classes) != list(trained_classes)):
@@ -378,6 +384,17 @@ def _inspect_images(images: list[dict], file: str) -> list[Finding]:
         ),
         "write the sizes in pixels",
     )
+    if not found:
+        found = select(
+            "image of extreme size",
+            [i for i, image in enumerate(images) if is_extreme(image["width"], image["height"])],
+            lambda i: (
+                f"{file} has an image ({_called(images[i], i)}) of width {images[i]['width']} and "
+                f"height {images[i]['height']}"
+            ),
+            EXTREME,
+            harmless=True,
+        )
     names = [image["file_name"] for image in images]
     unnamed = [i for i, name in enumerate(names) if not _is_name(name)]
     found += select(

@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 EXAMPLES = 5
 ADVICE = "`python tools/misc/check_data.py CONFIG` finds all such faults"
 
+EXTREME = "scale it down or cut it up: to decode and resize it takes gigabytes"
+
+
+def is_extreme(width: float, height: float) -> bool:
+    """Whether an image has more than 10^8 pixels or is over 1000 times as long as it is wide."""
+    return width * height > 1e8 or max(width, height) > 1000 * min(width, height)
+
 
 @dataclass
 class Finding:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mmhcgnet.datasets.checks.findings import Finding, merge
+from mmhcgnet.datasets.checks.findings import EXTREME, Finding, is_extreme, merge
 from mmhcgnet.type_names import type_name
 
 _UNKNOWN = "of no known format"
@@ -119,6 +119,8 @@ def inspect_image(
             content = file.read()
     except OSError as error:
         return [_bad_file("unreadable image", f"{path} cannot be read ({error.strerror})")]
+    if extent := _extreme_extent(content):
+        return [Finding("image of extreme size", [f"{path} has {extent} pixels"], EXTREME)]
     damage, mode = _decode_strictly(content)
     found = []
     if loader is None:
@@ -150,6 +152,19 @@ def inspect_image(
     if size is not None and image.shape[:2] != tuple(size):
         found.append(wrong_size(path, size, image.shape))
     return found
+
+
+def _extreme_extent(content: bytes) -> str:
+    """Width and height of an image that takes too much to decode, by its header alone."""
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+    except Exception:  # Pillow does not know it; what a damaged header raises has no common type
+        return ""
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+    return f"{width:,} x {height:,}" if is_extreme(width, height) else ""
 
 
 def _decode(content: bytes) -> np.ndarray | None:

@@ -32,6 +32,10 @@ _RULES = {
         "whose box is in pixels while its polygons lie between 0 and 1",
         "multiply their coordinates by the image's width and height",
     ),
+    "polygon far outside": (
+        "whose polygons reach further outside the image than its own size",
+        "clip them, as their masks are computed at that size",
+    ),
     "broken RLE": (
         "whose mask, a compressed RLE, {reason}",
         "encode the mask again, with pycocotools' mask.encode",
@@ -113,6 +117,10 @@ def _fault(mask: object, size: np.ndarray, box: np.ndarray, evaluated: bool) -> 
         return "mask of less than three points"
     if (box[2:] > 2).all() and all(in_fractions(part) for part in good):
         return "polygon in fractions"
+    for part in good:
+        for numbers, length in ((part[::2], size[0]), (part[1::2], size[1])):
+            if min(numbers) < -length or max(numbers) > 2 * length:
+                return "polygon far outside"
     return None
 
 

@@ -14,7 +14,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmhcgnet.errors import DataError, MissingFileError
+from mmhcgnet.errors import DataError, MissingFileError, readable
 from mmhcgnet.paths import is_local
 from mmhcgnet.type_names import type_name
 
@@ -95,7 +95,7 @@ def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
         for finding in sorted(inspected.findings, key=lambda finding: finding.harmless):
             if not finding.harmless:
                 raise DataError(finding.sentence)
-            print_log(finding.sentence, logger="current", level=logging.WARNING)
+            print_log(readable(finding.sentence), logger="current", level=logging.WARNING)
 
 
 def check_files(cfg: Config, *phases: str) -> None:
