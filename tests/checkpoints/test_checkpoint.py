@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import time
 import zipfile
@@ -10,6 +9,7 @@ import zipfile
 import pytest
 import torch
 from helpers.opened import OPENED, reads
+from helpers.scripts import run_new
 from mmengine.runner import CheckpointLoader
 
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint, use_safe_loader
@@ -113,10 +113,8 @@ def test_a_pipe_is_passed_over(tmp_path):
         "import sys; from mmhcgnet.checkpoints.newest import find_newest\n"
         "print(find_newest(sys.argv[1:]).path)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
-    assert run.stdout.splitlines()[-1] == old, run.stderr
+    result = run_new(sys.executable, "-c", code, tmp_path)
+    assert result.out.splitlines()[-1] == old, result.err
     with pytest.raises(UsageError, match="directory or device and not a file"):
         read_checkpoint(str(tmp_path / "epoch_2.pth"))
 

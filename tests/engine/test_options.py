@@ -3,22 +3,43 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.model import PretrainedInit
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.runner import EpochBasedTrainLoop
 
+from mmhcgnet import HCGNet, NonFiniteHook
+from mmhcgnet.cli.default_hooks import set_guards
+from mmhcgnet.cli.launch import _sync_norm_keys
 from mmhcgnet.cli.options import (
+    check_amp_testing,
     check_amp_training,
+    check_metrics,
     check_output,
     decide_out_item,
     drop_validation,
+    set_amp_testing,
     set_amp_training,
     set_auto_scale_lr,
+    set_deploy,
     set_test_time_augmentation,
     set_visualization,
     set_work_dir,
 )
-from mmhcgnet.engine.configs import load_config, set_dataloader_defaults
-from mmhcgnet.errors import UsageError
+from mmhcgnet.engine.checks import (
+    check_frozen_backbone,
+    check_pretrained_files,
+    check_trainable,
+)
+from mmhcgnet.engine.configs import (
+    has_deployed_hcgnet,
+    has_hcgnet,
+    load_config,
+    parse_value,
+    set_dataloader_defaults,
+)
+from mmhcgnet.errors import MissingFileError, UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -239,3 +260,195 @@ def test_a_work_directory_is_no_file(tmp_path):
     cfg = Config(dict(), filename=str(tmp_path / "file"))
     with pytest.raises(UsageError, match="file is a file: name a folder"):
         set_work_dir(cfg, str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("data set/val (2)/", "data set/val (2)/"),
+        (" a  b ", "a  b"),
+        ("' a b '", " a b "),
+        ("[traffic light, 'hot dog', cat]", ["traffic light", "hot dog", "cat"]),
+        ("('0','1', 2)", ("0", "1", 2)),
+        ('"[(a, b), (c d, 1.5)]"', [("a", "b"), ("c d", 1.5)]),
+        ("a b,c", ["a b", "c"]),
+        ("a,", ["a"]),
+        ("(a,)", ("a",)),
+        ("[]", []),
+        ("", ""),
+        ("'a, b'", "a, b"),
+        ("['x, y', z]", ["x, y", "z"]),
+        ("5", 5),
+        ("'5'", "5"),
+        ("1e-4", 1e-4),
+        ("-3", -3),
+        ("None", None),
+        ("true", True),
+        ("False", False),
+        ("2024_01", "2024_01"),
+        ("don't", "don't"),
+        ("a=b", "a=b"),
+        ("[[1, 2], [3, 4]]", [[1, 2], [3, 4]]),
+    ],
+)
+def test_values_keep_their_spaces_and_quoted_ones_are_strings(text, value):
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["[1,2", "(a", "[a)(", "['a, b]", "a],b"])
+def test_brackets_and_quotes_have_to_match(text, tmp_path):
+    (tmp_path / "leaf.py").write_text("a = 1\n")
+    with pytest.raises(UsageError, match="do not match"):
+        load_config(str(tmp_path / "leaf.py"), [f"b={text}"])
+
+
+def test_the_home_folder_is_put_in_place_of_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "leaf.py").write_text(
+        'test_evaluator = dict(type="CocoMetric", ann_file="~/a.json")\n'
+        'val_evaluator = [dict(ann_file="~/b.json", metric="bbox~/")]\n'
+        'test_dataloader = dict(dataset=dict(data_prefix=dict(img="~/val")))\n'
+    )
+    cfg = load_config(str(tmp_path / "leaf.py"), ["load_from=~/c.pth"])
+    assert cfg.test_evaluator.ann_file == f"{tmp_path}/a.json"
+    assert cfg.val_evaluator == [dict(ann_file=f"{tmp_path}/b.json", metric="bbox~/")]
+    assert cfg.test_dataloader.dataset.data_prefix.img == f"{tmp_path}/val"
+    assert cfg.load_from == f"{tmp_path}/c.pth"
+
+
+@pytest.mark.parametrize("section", ["test_cfg", "val_cfg"])
+def test_detectors_are_not_tested_in_mixed_precision_on_a_cpu(section, monkeypatch):
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
+    optim_wrapper = dict(type="OptimWrapper")
+    check = check_amp_testing if section == "test_cfg" else check_amp_training
+    for scope, refused in (("mmdet", True), ("mmpretrain", False)):
+        cfg = Config({"default_scope": scope, section: dict(fp16=True)})
+        cfg.optim_wrapper = optim_wrapper
+        if refused:
+            with pytest.raises(UsageError, match=f"--cfg-options {section}.fp16=False"):
+                check(cfg)
+        else:
+            check(cfg)
+    cfg = Config(dict(default_scope="mmdet", test_cfg=dict()))
+    with pytest.raises(UsageError, match="leave --amp out"):
+        set_amp_testing(cfg)
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
+    set_amp_testing(cfg)
+    assert cfg.test_cfg.fp16 is True
+
+
+def test_a_detector_without_its_mask_head_loads_a_checkpoint_that_has_it():
+    cfg = detection(roi_head=dict(mask_head=None))
+    set_test_time_augmentation(cfg)
+    set_guards(cfg)
+    assert cfg.default_hooks.strict_load.dropped == ["roi_head.mask_head"]
+    cfg = detection(roi_head=dict(bbox_head=dict()))
+    set_test_time_augmentation(cfg)
+    assert "default_hooks" not in cfg
+
+
+def test_a_test_without_metrics_is_no_success():
+    class Metric:
+        format_only = False
+
+    class DumpResults:
+        pass
+
+    check_metrics(dict(a=1), [Metric()])
+    check_metrics({}, [DumpResults()])
+    check_metrics({}, [])
+    written = Metric()
+    written.format_only = True
+    check_metrics({}, [written])
+    for evaluated in ([Metric()], [DumpResults(), Metric()]):
+        with pytest.raises(UsageError, match="gave no metrics"):
+            check_metrics({}, evaluated)
+
+
+# Types as strings and, in MMEngine's new style, as classes
+
+
+def both(kind, **kwargs):
+    """A config by the type's name, by its name with the package, and by the type."""
+    return [dict(type=t, **kwargs) for t in (kind.__name__, f"pkg.{kind.__name__}", kind)]
+
+
+@pytest.mark.parametrize("wrapper", both(OptimWrapper) + both(AmpOptimWrapper))
+def test_mixed_precision_is_switched_on_whatever_the_type_is_written_as(wrapper, monkeypatch):
+    cfg = Config(dict(optim_wrapper=dict(wrapper)))
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
+    set_amp_training(cfg)
+    assert cfg.optim_wrapper.type == "AmpOptimWrapper"
+    cfg.optim_wrapper = dict(wrapper)
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
+    if "Amp" in str(wrapper["type"]):
+        with pytest.raises(UsageError, match="OptimWrapper"):
+            check_amp_training(cfg)
+    else:
+        check_amp_training(cfg)
+
+
+@pytest.mark.parametrize("hook", both(EMAHook, momentum=0.1))
+def test_deploying_leaves_the_averaging_hook_out_whatever_its_type_is_written_as(hook):
+    cfg = Config(dict(custom_hooks=[hook, dict(type="Other")]))
+    set_deploy(cfg)
+    assert [entry["type"] for entry in cfg.custom_hooks] == ["Other", "mmhcgnet.DeployHook"]
+
+
+@pytest.mark.parametrize(
+    "loop, hook",
+    zip(both(EpochBasedTrainLoop, max_epochs=1), both(CheckpointHook), strict=True),
+)
+def test_guards_replace_what_mmengine_has_whatever_the_type_is_written_as(loop, hook):
+    cfg = Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=hook)))
+    cfg.custom_hooks = [dict(type=NonFiniteHook)]
+    set_guards(cfg)
+    assert cfg.train_cfg.type == "mmhcgnet.ResumableEpochLoop"
+    assert cfg.default_hooks.checkpoint.type == "mmhcgnet.SafeCheckpointHook"
+    assert "non_finite" not in cfg.default_hooks
+
+
+def test_default_hooks_may_be_none():
+    cfg = Config(dict(default_hooks=None, default_scope="mmpretrain", model=dict()))
+    cfg.test_dataloader = dict(dataset=dict(pipeline=[dict(type="PackInputs")]))
+    set_test_time_augmentation(cfg)
+    set_guards(cfg)
+    assert cfg.default_hooks.checkpoint.type == "mmhcgnet.SafeCheckpointHook"
+    with pytest.raises(UsageError, match="default_hooks.visualization"):
+        set_visualization(Config(dict(default_hooks=None)), True, None, 1, 1)
+
+
+@pytest.mark.parametrize("norm", both(torch.nn.SyncBatchNorm) + both(torch.nn.BatchNorm2d))
+def test_synchronised_norms_are_found_whatever_their_type_is_written_as(norm):
+    keys = _sync_norm_keys(dict(backbone=dict(norm_cfg=norm)), "model")
+    assert bool(keys) is ("Sync" in str(norm["type"]))
+
+
+@pytest.mark.parametrize("network", both(HCGNet, arch="A1", frozen_stages=1))
+@pytest.mark.parametrize(
+    "nest, key",
+    [
+        (lambda b: dict(backbone=b), "model.backbone"),
+        (lambda b: dict(detector=dict(backbone=b)), "model.detector.backbone"),
+        (lambda b: dict(backbone=dict(type="Other", inner=[b])), "model.backbone.inner.0"),
+    ],
+)
+def test_a_frozen_backbone_needs_weights_wherever_it_is(network, nest, key):
+    cfg = Config(dict(model=nest(dict(network))))
+    assert has_hcgnet(cfg) and not has_deployed_hcgnet(cfg)
+    with pytest.raises(UsageError, match=f"{key}.frozen_stages=1"):
+        check_frozen_backbone(cfg)
+    for pretrained in both(PretrainedInit, checkpoint="gone.pth"):
+        network = dict(network, init_cfg=pretrained)
+        check_frozen_backbone(Config(dict(model=nest(network))))
+    cfg = Config(dict(model=nest(dict(network, deploy=True))))
+    with pytest.raises(UsageError, match="deploy"):
+        check_trainable(cfg)
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", PretrainedInit])
+def test_pretrained_files_have_to_exist_whatever_their_type_is_written_as(kind):
+    model = ConfigDict(neck=[dict(init_cfg=dict(type=kind, checkpoint="gone.pth"))])
+    with pytest.raises(MissingFileError, match="gone.pth"):
+        check_pretrained_files(model)

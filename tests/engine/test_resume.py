@@ -1,11 +1,14 @@
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.opened import OPENED, reads
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import save_checkpoint
 
@@ -13,6 +16,7 @@ from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
 from mmhcgnet.engine.checks import check_checkpoint
+from mmhcgnet.engine.resumed_settings import overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 
 
@@ -231,3 +235,75 @@ def test_templates_with_a_format_are_resumed_from(tmp_path):
     hook = dict(filename_tmpl="epoch_{:03d}.ckpt")
     path = save(tmp_path / "epoch_007.ckpt", 7)
     assert found(tmp_path, default_hooks=dict(checkpoint=hook)) == path
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("name", ["epoch_1.pth", "interrupted_iter_4.pth", "step_0004.pth"])
+def test_the_pointer_may_be_named_in_place_of_what_it_points_at(tmp_path, name, moved):
+    path = save(tmp_path / name, 4)
+    pointer = tmp_path / "last_checkpoint"
+    pointer.write_text(f"/gone/{name}" if moved else path + "\n")
+    cfg = config(tmp_path / "other")
+    assert set_resume(cfg, str(pointer)) is True and cfg.load_from == path
+    pointer.write_text("/gone/epoch_7.pth")
+    with pytest.raises(MissingFileError, match="last_checkpoint names /gone/epoch_7.pth"):
+        set_resume(config(tmp_path / "other"), str(pointer))
+    pointer.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="cannot be read"):
+        set_resume(config(tmp_path / "other"), str(pointer))
+
+
+def test_default_hooks_may_be_none(tmp_path):
+    path = save(tmp_path / "epoch_1.pth", 4)
+    assert found(tmp_path, default_hooks=None) == path
+
+
+def settings(lr=0.1, momentum=0.9, schedulers=None):
+    """What a runner has made of a config."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=lr, momentum=momentum)
+    wrapper = OptimWrapper(optimizer)
+    made = [
+        PARAM_SCHEDULERS.build(dict(cfg, optimizer=wrapper))
+        for cfg in schedulers or [dict(type="MultiStepLR", milestones=[2], gamma=0.1)]
+    ]
+    return SimpleNamespace(optim_wrapper=wrapper, param_schedulers=made)
+
+
+def saved(runner):
+    """What is saved after some steps."""
+    for _ in range(3):
+        runner.optim_wrapper.optimizer.step()
+        for scheduler in runner.param_schedulers:
+            scheduler.step()
+    states = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+    return dict(optimizer=runner.optim_wrapper.state_dict(), param_schedulers=states)
+
+
+WARM_UP = dict(type="LinearLR", start_factor=0.1, end=5)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(), []),
+        (dict(lr=0.2), ["optimizer lr 0.1 (config: 0.2)"]),
+        (dict(momentum=0.5), ["optimizer momentum 0.9 (config: 0.5)"]),
+        (
+            dict(schedulers=[dict(type="MultiStepLR", milestones=[3], gamma=0.5)]),
+            [
+                "param_scheduler.0 gamma 0.1 (config: 0.5)",
+                "param_scheduler.0 milestones [2] (config: [3])",
+            ],
+        ),
+        (
+            dict(schedulers=[WARM_UP, dict(type="MultiStepLR", milestones=[2], gamma=0.1)]),
+            ["number of param_scheduler 1 (config: 2)"],
+        ),
+        (dict(schedulers=[dict(type="CosineAnnealingLR", T_max=4)]), ["T_max 'none' (config: 4)"]),
+    ],
+)
+def test_settings_that_a_checkpoint_overrules_are_named_with_both_values(changes, words):
+    told = overruled_settings(settings(**changes), saved(settings()))
+    assert bool(told) is bool(words)
+    for word in words:
+        assert any(word in text for text in told), told

@@ -41,7 +41,7 @@ def _named(draw: Callable, root: str) -> Callable:
         if path and kwargs.get("out_file"):
             folder, name = os.path.split(kwargs["out_file"])
             inner = os.path.relpath(os.path.dirname(path), root)
-            kwargs["out_file"] = os.path.join(folder, inner, name)
+            kwargs["out_file"] = os.path.normpath(os.path.join(folder, inner, name))
         return draw(*args, **kwargs)
 
     return draw_named

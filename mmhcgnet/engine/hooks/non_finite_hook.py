@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhcgnet.errors import UsageError
-from mmhcgnet.weights import listed
+from mmhcgnet.weights import listed, not_finite
 
 _REMEDIES = (
     "lower the learning rate, lengthen the warm-up, clip the gradients "
@@ -79,6 +79,8 @@ class NonFiniteHook(Hook):
             self._stepped.add(optimizer)
 
         self._forget()
+        # A model may hold an infinity by design, as in a mask.
+        self._infinite = {*not_finite(dict(_unwrapped(runner.model).named_buffers()))}
         self._handles = [_unwrapped(runner.model).register_forward_hook(keep)]
         for wrapper in _wrappers(runner):
             self._handles.append(wrapper.optimizer.register_step_pre_hook(check))
@@ -150,7 +152,7 @@ class NonFiniteHook(Hook):
         buffers = {
             name: buffer
             for name, buffer in _unwrapped(runner.model).named_buffers()
-            if buffer.is_floating_point()
+            if buffer.is_floating_point() and name not in self._infinite
         }
         if _anywhere(_perhaps_not_finite(list(buffers.values()))):
             spoilt = [name for name, buffer in buffers.items() if not buffer.isfinite().all()]

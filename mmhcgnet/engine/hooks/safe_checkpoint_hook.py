@@ -22,7 +22,7 @@ from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_a
 from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
-from mmhcgnet.weights import listed
+from mmhcgnet.weights import listed, not_finite
 
 INTERRUPTED = "interrupted_iter_{}.pth"
 _OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
@@ -59,6 +59,9 @@ class SafeCheckpointHook(CheckpointHook):
         self._local = (self.backend_args or {}).get("backend") == ATOMIC
         outdated = self._check_hub(runner)
         super().before_train(runner)
+        # A model may hold an infinity by design, as in a mask.
+        buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
+        self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}
         self._saved_iter: int | None = None
         self._former_bests: dict[str, str | None] = {}
         self._find_former(runner)
@@ -81,7 +84,9 @@ class SafeCheckpointHook(CheckpointHook):
             name
             for key in ("state_dict", "ema_state_dict")
             for name, value in checkpoint.get(key, {}).items()
-            if isinstance(value, Tensor) and not torch.isfinite(value).all()
+            if isinstance(value, Tensor)
+            and not torch.isfinite(value).all()
+            and name.removeprefix("module.") not in self._infinite
         }
         if bad:
             raise UsageError(

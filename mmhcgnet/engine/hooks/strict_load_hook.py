@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from mmhcgnet.checkpoints import Checkpoint, use_safe_loader
 from mmhcgnet.checkpoints.checkpoint import count
 from mmhcgnet.checkpoints.strict import AVERAGED, check_averaged, load_strictly, parts_above
+from mmhcgnet.engine.resumed_settings import overruled_settings
 from mmhcgnet.errors import PretrainedMismatchError, UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
 from mmhcgnet.weights import holds_deployed, listed
@@ -89,6 +91,14 @@ class StrictLoadHook(Hook):
             check_averaged(averaged, weights, path)
         if runner._resume:
             _check_training_state(runner, opened)
+            if settings := overruled_settings(runner, opened.content):
+                print_log(
+                    "Resuming takes these settings from the checkpoint, and not from the config: "
+                    f"{'; '.join(settings)}. For the config's own, start a new run from the "
+                    "checkpoint's weights, with load_from.",
+                    logger="current",
+                    level=logging.WARNING,
+                )
 
     def _hand_on(self, opened: Checkpoint) -> OrderedDict[str, Tensor]:
         """Let MMEngine take the weights as they were checked."""
