@@ -91,7 +91,7 @@ def check_frozen_backbone(cfg: Config) -> None:
         if not path:
             raise UsageError(
                 f"The config freezes a part of the backbone ({key}.frozen_stages={frozen}) to "
-                "which nothing gives weights: pass --cfg-options load_from=PATH, name weights in "
+                "which nothing gives weights: set load_from=PATH, name weights in "
                 f"{key}.init_cfg, or train all of it from scratch, its norms included, with "
                 f"{key}.frozen_stages=-1 {key}.norm_eval=False."
             )

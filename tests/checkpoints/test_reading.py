@@ -468,6 +468,14 @@ def test_what_cannot_be_fetched_is_told(server):
         load(f"{url}/absent.pth")
 
 
+@pytest.mark.parametrize("name", ["http://[::1/a.pth", "s3://bucket/a.pth"])
+def test_names_that_lead_nowhere_are_told(name):
+    use_safe_loader()
+    with pytest.raises(UsageError, match="cannot be fetched: ") as error:
+        load(name)
+    assert name in str(error.value)
+
+
 def test_what_was_fetched_and_is_none_is_not_kept(server):
     folder, url = server
     use_safe_loader()

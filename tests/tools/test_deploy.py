@@ -235,6 +235,16 @@ def test_terms_of_the_authors_weights_are_told_again(folder, start):
     assert read_checkpoint(DEPLOYED)["meta"]["source"] == "theirs"
 
 
+def test_the_text_of_a_foreign_config_is_not_handed_on(folder):
+    save("classifier.py")
+    checkpoint = read_checkpoint(EPOCH)
+    checkpoint["meta"].update(config="import foreign", cfg="import foreign")
+    torch.save(checkpoint, EPOCH)
+    deploy_file("classifier.py", EPOCH)
+    meta = read_checkpoint(DEPLOYED)["meta"]
+    assert "config" not in meta and "foreign" not in meta["cfg"]
+
+
 def official():
     weights = random_weights(classifier_shapes("A1", 10))
     torch.save(dict(net=weights, epoch=1), EPOCH)
@@ -254,6 +264,16 @@ def deployed():
 NO_GOOD = {
     "deployed": (deployed, (), rf"{EPOCH} is deployed already"),
     "official": (official, (), "convert it with `python .*/official_to_mmpretrain.py"),
+    "nan": (
+        lambda: change(**{"head.fc.bias": torch.full((5,), torch.nan)}),
+        (),
+        r"cannot be deployed: it has 1 not finite \(head\.fc\.bias\)",
+    ),
+    "beyond fp32": (
+        lambda: change(**{"head.fc.bias": torch.full((5,), 1e300, dtype=torch.float64)}),
+        (),
+        r"cannot be deployed: it has 1 not finite \(head\.fc\.bias\)",
+    ),
     "missing": (
         lambda: change(**{"head.fc.bias": None}),
         (),

@@ -78,6 +78,7 @@ def main() -> None:
     from mmhcgnet.analysis import report
     from mmhcgnet.analysis.benchmark import measuring as benchmark
     from mmhcgnet.analysis.complexity.counting import read_size
+    from mmhcgnet.cli.options import check_output
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.errors import UsageError
 
@@ -87,6 +88,8 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
+        for path in filter(None, (args.json, args.plot)):
+            check_output(path)
         if args.threads:
             torch.set_num_threads(args.threads)
         results = []
