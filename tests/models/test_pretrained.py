@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers.official import classifier_shapes, detector_shapes
+from mmengine.model import PretrainedInit
 
 from mmhcgnet.errors import PretrainedMismatchError
 from mmhcgnet.models import HCGNet
@@ -48,4 +49,19 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     torch.save(weights, tmp_path / "a.pth")
     network.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "a.pth"))
     with pytest.raises(PretrainedMismatchError, match=r"1 not finite \(stem\.conv\.weight\)"):
+        network.init_weights()
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", "PretrainedInit", PretrainedInit])
+@pytest.mark.parametrize("part", ["stem", "stages.0", "norm"])
+def test_a_part_of_a_backbone_is_refused_whatever_the_type_is_written_as(tmp_path, kind, part):
+    arch = dict(depths=(1, 1), growth_rates=(8, 8))
+    weights = HCGNet(arch).state_dict()
+    path = str(tmp_path / "part.pth")
+    torch.save({k: v for k, v in weights.items() if k.startswith(part)} or {"x": weights}, path)
+    network = HCGNet(arch, frozen_stages=0, init_cfg=dict(type=kind, checkpoint=path))
+    with pytest.raises(PretrainedMismatchError, match="missing"):
+        network.init_weights()
+    torch.save(weights, path)
+    if kind != "PretrainedInit":  # MMEngine knows it by the other name
         network.init_weights()
