@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from helpers.warm import Result, Warm
+from helpers.scripts import Result
+from helpers.warm import Warm
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 from PIL import Image
@@ -535,7 +536,7 @@ class Campaign:
 
     def _succeed(self, *args: object, cwd: Path) -> None:
         result = self.warm.run(*args, cwd=cwd)
-        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+        assert result.code == 0, result.out[-2000:] + result.err[-4000:]
 
     def run(self, fault: Fault, phase: str, workers: tuple[int, ...] = (0, 2)) -> Report:
         """Let a fault meet a tool."""
@@ -557,17 +558,18 @@ class Campaign:
                 "--cfg-options", f"{phase}_dataloader.num_workers={count}", *extra, cwd=place,
             )  # fmt: skip
             report.workers.append(count)
+            start = time.monotonic()
             try:
                 result = run.wait(LIMIT)
             except TimeoutError as error:
                 report.failures.append(f"{count} workers: {error}")
             else:
-                report.seconds.append(result.seconds)
+                report.seconds.append(time.monotonic() - start)
                 report.failures += [
                     f"{count} workers: {failure}"
                     for failure in judge(result, fault.expected[phase])
                 ]
-                lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+                lines = [line for line in result.err.splitlines() if line.startswith("error: ")]
                 report.sentence = lines[-1].removeprefix("error: ") if lines else ""
         shutil.rmtree(place)
         return report
@@ -575,17 +577,17 @@ class Campaign:
 
 def judge(result: Result, expected: str | None) -> Iterator[str]:
     """What is not as it should be: nothing if all is well."""
-    tail = f"\n{result.stdout[-1500:]}\n{result.stderr[-3000:]}"
+    tail = f"\n{result.out[-1500:]}\n{result.err[-3000:]}"
     if expected is HARMLESS:
-        if result.returncode != 0:
-            yield f"exit code {result.returncode}, though it should be harmless{tail}"
+        if result.code != 0:
+            yield f"exit code {result.code}, though it should be harmless{tail}"
         return
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    if result.returncode != 2 or len(errors) != 1:
-        yield f"exit code {result.returncode} and {len(errors)} sentences{tail}"
+    errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    if result.code != 2 or len(errors) != 1:
+        yield f"exit code {result.code} and {len(errors)} sentences{tail}"
     elif expected not in errors[0]:
         yield f"no {expected!r} in: {errors[0]}"
-    if "Traceback" in result.stdout + result.stderr:
+    if "Traceback" in result.out + result.err:
         yield f"a traceback{tail}"
 
 

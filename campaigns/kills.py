@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers.warm import Result, Run, Warm
+from helpers.scripts import Result
+from helpers.warm import Run, Warm
 from PIL import Image
 
 from mmhcgnet.checkpoints import read_checkpoint
@@ -126,9 +127,10 @@ class Campaign:
         self.halves = 0  # kills that left a file half written, under its temporary name
         self.resumed = 0
         self._number = 0
+        start = time.monotonic()
         result = self._start(folder / "whole").wait(PATIENCE)
-        assert result.returncode == 0, result.stderr[-3000:]
-        self.seconds = result.seconds
+        assert result.code == 0, result.err[-3000:]
+        self.seconds = time.monotonic() - start
         self.wanted = self._last(folder / "whole")
 
     def play(self, most: int) -> None:
@@ -181,7 +183,7 @@ class Campaign:
         while run.poll() is None:
             if ready():
                 run.kill(signal.SIGKILL, group=True)
-                return run.wait(PATIENCE).returncode == -signal.SIGKILL
+                return run.wait(PATIENCE).code == -signal.SIGKILL
             time.sleep(0.0005)
         return False
 
@@ -216,8 +218,8 @@ class Campaign:
 
     def _finish(self, work_dir: Path, result: Result) -> None:
         """What a run that was killed and resumed must end with."""
-        if result.returncode != 0:
-            self._fault(work_dir, f"exit code {result.returncode}: {result.stderr[-500:]}")
+        if result.code != 0:
+            self._fault(work_dir, f"exit code {result.code}: {result.err[-500:]}")
             return
         self.resumed += 1
         self._check(work_dir, None)

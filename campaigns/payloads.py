@@ -40,7 +40,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from helpers.warm import Result, Warm
+from helpers.scripts import Result
+from helpers.warm import Warm
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from PIL import Image
@@ -537,7 +538,7 @@ class Case:
                 pixels = np.full((16, 16, 3), 60 * number, np.uint8)
                 Image.fromarray(pixels).save(folder / "data" / label / f"{number}.png")
         result = self.run("train.py", "config.py", "--work-dir", "genuine")
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.code == 0, result.out + result.err
         self.entries: dict[str, Callable[[str], Result]] = {
             "test": lambda file: self.run("test.py", "config.py", file),
             "test of a URL": lambda file: self.run("test.py", "config.py", f"{self.url}/{file}"),
@@ -613,11 +614,11 @@ class Case:
             return "EXECUTED"
         if not (victim / "file").exists():
             return "DELETED"
-        sentences = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-        refused = result.returncode == 2 and len(sentences) == 1
-        refused = refused and "Traceback" not in result.stderr
+        sentences = [line for line in result.err.splitlines() if line.startswith("error: ")]
+        refused = result.code == 2 and len(sentences) == 1
+        refused = refused and "Traceback" not in result.err
         if not refused and not PAYLOADS[kind].loads:
-            return f"exit code {result.returncode}, {(result.stdout + result.stderr)[-1500:]}"
+            return f"exit code {result.code}, {(result.out + result.err)[-1500:]}"
         return None
 
 

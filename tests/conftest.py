@@ -4,11 +4,14 @@ import os
 # there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import runpy
 import shutil
+import sys
 import tempfile
 
 import pytest
 import torch
+from helpers.scripts import TOOLS, Result
 from helpers.warm import Warm
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
@@ -43,9 +46,33 @@ def _loader_of_mmengine(monkeypatch):
     monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
 
 
+@pytest.fixture
+def start(monkeypatch, capsys):
+    """Runs a script in this process, as its imports take seconds; see helpers/scripts.py.
+
+    Returns a function of the script, its arguments and the exit code that it must have, ``None``
+    for any. What the script sets for its process is set back.
+    """
+
+    def start(script, *args, code=None):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        capsys.readouterr()  # what others have printed
+        found = 0
+        try:
+            runpy.run_path(str(TOOLS / script), run_name="__main__")
+        except SystemExit as end:
+            found = end.code or 0
+        result = Result(found, *capsys.readouterr())
+        assert code in (None, found), result.err
+        return result
+
+    return start
+
+
 @pytest.fixture(scope="session")
 def warm():
-    """Runs scripts as in processes of their own."""
+    """Runs scripts in forks of a process that has imported everything; see helpers/scripts.py."""
     with Warm() as process:
         yield process
 

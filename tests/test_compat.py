@@ -1,11 +1,11 @@
 """The version gate, on interpreters whose installed packages are made up for the test."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.scripts import run_new
 
 from mmhcgnet import _compat
 
@@ -33,11 +33,7 @@ def installed(monkeypatch):
 def run_python(code, *path):
     """Runs code in a new interpreter, with folders in front of everything that is installed."""
     paths = [*map(str, path), str(ROOT)]
-    return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"],
-        capture_output=True,
-        text=True,
-    )
+    return run_new(sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}")
 
 
 def fake_distribution(folder, name, version):
@@ -120,8 +116,8 @@ def test_user_sees_the_sentence_through_a_registry(tmp_path):
     fake_distribution(tmp_path, "onedl-mmdetection", "3.5.1")
     code = "from mmengine.registry import MODELS; MODELS.build(dict(type='mmhcgnet.HCGNet'))"
     process = run_python(code, tmp_path)
-    assert process.returncode == 1
-    last = process.stderr.strip().splitlines()[-1]
+    assert process.code == 1
+    last = process.err.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: mmhcgnet cannot be imported: packages of both MM lines")
     assert "pip uninstall -y" in last
 
@@ -134,7 +130,7 @@ from mmengine.registry import MODELS
 print(type(MODELS.build(dict(type="mmhcgnet.HCGNet", arch="A1"))).__name__)
 """
     process = run_python(code)
-    assert process.stdout.strip() == "HCGNet", process.stderr
+    assert process.out.strip() == "HCGNet", process.err
 
 
 def test_lowest_versions_agree_with_mminstall():

@@ -4,7 +4,6 @@ import functools
 import importlib
 import json
 import re
-import subprocess
 import sys
 import types
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.scripts import run_new
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from modelindex.load_model_index import load
@@ -227,9 +227,9 @@ assert not list_models("hcgnet") and "mmhcgnet" not in sys.modules
 MODELS.build(dict(type="mmhcgnet.HCGNet", arch="A1"))
 print(len(list_models("hcgnet")))
 """
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout == f"{len(CLASSIFIERS)}\n"
+    process = run_new(sys.executable, "-c", code)
+    assert process.code == 0, process.err[-2000:]
+    assert process.out == f"{len(CLASSIFIERS)}\n"
 
 
 def test_without_mmpretrain_there_is_nothing_to_do(monkeypatch, silent):

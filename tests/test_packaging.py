@@ -3,7 +3,6 @@
 import importlib.util
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import types
@@ -11,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.scripts import run_new
 
 import mmhcgnet
 
@@ -25,10 +25,9 @@ MIM_FILES = {
 
 
 def run(*command, cwd):
-    process = subprocess.run(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.returncode == 0, process.stdout
+    process = run_new(*command, cwd=cwd)
+    assert process.code == 0, process.out + process.err
+    return process.out
 
 
 def build(hook, tree, out):
@@ -55,13 +54,7 @@ def _metadata_name():
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of what git has or would add, so that no build leaves files in the checkout."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     copy = tmp_path_factory.mktemp("tree")
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
@@ -104,6 +97,7 @@ def test_metadata(wheel):
         assert {f'Requires-Dist: {pin}; extra == "{extra}"' for pin in pins} <= set(required)
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_sdist_builds_the_same_wheel(tree, wheel, tmp_path):
     build("build_sdist", tree, tmp_path)
     (sdist,) = tmp_path.glob("*.tar.gz")
@@ -114,6 +108,7 @@ def test_sdist_builds_the_same_wheel(tree, wheel, tmp_path):
     assert names == wheel[0]
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_editable_install_links_to_the_checkout(tree, tmp_path):
     build("build_editable", tree, tmp_path)
     for name in MIM_FILES:
@@ -122,6 +117,7 @@ def test_editable_install_links_to_the_checkout(tree, tmp_path):
         assert source.is_file()
 
 
+@pytest.mark.slow(reason="each build takes seconds")
 def test_a_build_forgets_what_is_gone_since_the_last(tree, wheel, tmp_path):
     stale = tree / "build/lib/mmhcgnet/.mim/configs/gone.py"
     assert stale.parent.is_dir()  # left by the build of `wheel`
@@ -295,14 +291,9 @@ def test_a_compiler_shows_how_far_it_is(setup_env, job, monkeypatch, capsys):
 
 
 def test_make_says_when_there_is_no_python():
-    process = subprocess.run(
-        ["make", "setup", "PYTHON=python-that-is-not-here"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode != 0
-    assert "There is no python-that-is-not-here here" in process.stdout
+    result = run_new("make", "setup", "PYTHON=python-that-is-not-here", cwd=ROOT)
+    assert result.code != 0
+    assert "There is no python-that-is-not-here here" in result.out
 
 
 def test_every_pin_stands_in_one_file():

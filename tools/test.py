@@ -85,6 +85,8 @@ def test(args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint
     cfg.resume = False
     cli.set_work_dir(cfg, args.work_dir)
+    if args.out:
+        cli.check_output(args.out, cfg)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
     if args.amp:
         cli.set_amp_testing(cfg)

@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 
+from mmhcgnet.engine.configs import nested_dicts
 from mmhcgnet.errors import UsageError
 from mmhcgnet.type_names import type_name
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
-    """Set the work directory: the flag, else the config's, else ``./work_dirs/<config name>``."""
+    """Set the work directory: the flag, else the config's, else ``./work_dirs/<config name>``.
+
+    Raises:
+        UsageError: If it is a file.
+    """
     if work_dir or not cfg.get("work_dir"):
         name = os.path.splitext(os.path.basename(cfg.filename))[0]
         cfg.work_dir = work_dir or os.path.join("./work_dirs", name)
+    if os.path.exists(cfg.work_dir) and not os.path.isdir(cfg.work_dir):
+        raise UsageError(f"The work directory {cfg.work_dir} is a file: name a folder.")
+
+
+def check_output(path: str, cfg: Config | None = None) -> None:
+    """Check that a file can be written in the end, before the work for it begins.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        cfg: The config, whose own files are not to be overwritten: annotations, checkpoints.
+
+    Raises:
+        UsageError: If it cannot be written, or the config reads it.
+    """
+    existed = os.path.lexists(path)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    if not existed:
+        with suppress(FileNotFoundError):  # another process of the run has done so
+            os.unlink(path)
+    elif cfg is not None:
+        for own in _files_of(cfg):
+            if os.path.exists(own) and os.path.samefile(own, path):
+                raise UsageError(f"{path} is a file that the config reads: write to another one.")
+
+
+def _files_of(cfg: Config) -> Iterator[str]:
+    """All that may be a file in a config."""
+    yield cfg.filename or ""
+    for node in nested_dicts(cfg._cfg_dict):
+        for value in node.values():
+            if isinstance(value, str):
+                yield value
+                yield os.path.join(str(node.get("data_root") or ""), value)
 
 
 def set_amp_training(cfg: Config) -> None:

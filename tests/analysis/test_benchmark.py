@@ -187,6 +187,7 @@ def test_models_side_by_side():
     assert more.calls == default.calls
 
 
+@pytest.mark.slow(reason="a process that imports everything")
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak comes from Linux's /proc")
 def test_peak_memory_of_a_new_process():
     settings = dict(task="train", batch_size=2, size=(256, 256), device="cpu", channels_last=True)

@@ -165,6 +165,7 @@ def coco():
     return compare.compare_coco()
 
 
+@pytest.mark.slow(reason="whole detectors at the size of COCO")
 def test_the_papers_ratio_of_flops(coco):
     theirs, ours = compare.flops_ratios(coco)
     assert theirs == pytest.approx(230.4 / 275.6)
@@ -203,6 +204,7 @@ def count_as_mmdetection_1(config):
     return total / 1e9, trained / 1e6
 
 
+@pytest.mark.slow(reason="whole detectors at the size of COCO")
 @pytest.mark.parametrize("entry", [e for e in paper.COCO if e.config], ids=lambda e: e.name)
 def test_the_papers_flops_and_parameters_are_mmdetection_1s(entry):
     flops, trained = count_as_mmdetection_1(entry.config)

@@ -9,6 +9,7 @@ from mmengine.runner.checkpoint import save_checkpoint
 from campaigns import damage
 
 
+@pytest.mark.slow(reason="reads some hundred checkpoints")
 def test_every_damage_is_noticed():
     found, missed = damage.run(40, seed=1)
     assert not missed

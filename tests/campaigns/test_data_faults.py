@@ -25,6 +25,7 @@ def campaign(warm, tmp_path_factory):
     return Campaign(warm, tmp_path_factory.mktemp("data_faults"))
 
 
+@pytest.mark.slow(reason="9 runs of scripts, some until a limit")
 @pytest.mark.parametrize("task, name, phase", CHOSEN)
 def test_a_fault_ends_in_one_sentence_or_does_no_harm(campaign, task, name, phase):
     (fault,) = [fault for fault in FAULTS if (fault.task, fault.name) == (task, name)]

@@ -1,15 +1,16 @@
 """The campaign of kills, small, and that it tells faults."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.scripts import Result
 from mmengine.runner.checkpoint import save_checkpoint
 
 from campaigns import kills
 
 
+@pytest.mark.slow(reason="some five trainings")
 def test_killed_runs_lose_nothing_and_resume(warm):
     setting = "keep 1 and the best"
     line, good = kills.run(warm, 2, settings={setting: kills.SETTINGS[setting]})
@@ -60,7 +61,7 @@ def test_another_end_than_without_kills_is_a_fault(campaign, tmp_path, fault):
     elif fault == "other files":
         save(parts, 7)
     code = 1 if fault == "exit code 1" else 0
-    campaign._finish(parts, SimpleNamespace(returncode=code, stderr=""))
+    campaign._finish(parts, Result(code, "", ""))
     assert campaign.faults and fault in campaign.faults[0]
 
 
@@ -69,5 +70,5 @@ def test_an_end_as_without_kills_is_none(campaign, tmp_path):
     (tmp_path / "1").mkdir()
     campaign.wanted = save(tmp_path / "whole", 6)
     save(tmp_path / "1", 6)
-    campaign._finish(tmp_path / "1", SimpleNamespace(returncode=0, stderr=""))
+    campaign._finish(tmp_path / "1", Result(0, "", ""))
     assert not campaign.faults and campaign.resumed == 1

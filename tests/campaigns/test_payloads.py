@@ -52,6 +52,7 @@ def case(warm, tmp_path_factory):
         yield case
 
 
+@pytest.mark.slow(reason="15 runs of scripts")
 def test_no_way_in_runs_anything(case):
     failures = {entry: case.try_entry("exec", entry) for entry in case.entries}
     assert len(failures) == 15 and not any(failures.values()), failures

@@ -2,14 +2,14 @@
 
 import os
 import re
-import subprocess
 import sys
 import time
 import zipfile
-from collections import Counter
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
+from helpers.scripts import run_new
 from mmengine.runner import CheckpointLoader
 
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint, use_safe_loader
@@ -74,13 +74,6 @@ def test_the_home_is_known(tmp_path, monkeypatch):
 
 # Reading once
 
-OPENED = []
-sys.addaudithook(lambda event, args: OPENED.append(args[0]) if event == "open" else None)
-
-
-def reads(path):
-    return Counter(map(str, OPENED))[str(path)]
-
 
 def test_a_file_is_opened_once(tmp_path):
     for name in ("a.pth", "a.safetensors"):
@@ -120,10 +113,8 @@ def test_a_pipe_is_passed_over(tmp_path):
         "import sys; from mmhcgnet.checkpoints.newest import find_newest\n"
         "print(find_newest(sys.argv[1:]).path)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
-    assert run.stdout.splitlines()[-1] == old, run.stderr
+    result = run_new(sys.executable, "-c", code, tmp_path)
+    assert result.out.splitlines()[-1] == old, result.err
     with pytest.raises(UsageError, match="directory or device and not a file"):
         read_checkpoint(str(tmp_path / "epoch_2.pth"))
 

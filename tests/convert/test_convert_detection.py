@@ -208,6 +208,7 @@ def test_rois_are_not_aligned_and_losses_are_smooth(detector):
     assert roi_head.bbox_head.loss_bbox.beta == 1
 
 
+@pytest.mark.slow(reason="a whole detector of COCO's size")
 def test_the_legacy_ops_run_on_a_cpu(official, detector):
     from mmdet.structures import DetDataSample
 

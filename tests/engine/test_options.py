@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mmhcgnet.cli.options import (
     check_amp_testing,
     check_amp_training,
     check_metrics,
+    check_output,
     decide_out_item,
     drop_validation,
     set_amp_testing,
@@ -221,6 +223,43 @@ def test_a_base_of_a_package_that_is_not_there_says_how_to_install_it(monkeypatc
     monkeypatch.setattr("mmhcgnet.engine.configs.Config.fromfile", absent)
     with pytest.raises(UsageError, match=r"needs MMDetection, .*mmhcgnet\[(onedl|openmmlab)\]"):
         load_config(str(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py"))
+
+
+@pytest.mark.parametrize("path", ["file/a.json", "folder", "read-only/a.json"])
+def test_what_cannot_be_written_is_noticed_at_the_start(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    if path.startswith("read-only"):
+        monkeypatch.setattr(os, "makedirs", lambda *_, **__: None)  # root may write anywhere
+    with pytest.raises(UsageError, match=f"{path} cannot be written: "):
+        check_output(path)
+
+
+def test_what_the_config_reads_is_not_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("config.py", "data/train.json", "epoch_1.pth", "results.json"):
+        (tmp_path / name).write_text("kept")
+    dataset = dict(type="CocoDataset", data_root="data/", ann_file="train.json")
+    cfg = Config(
+        dict(load_from="epoch_1.pth", train_dataloader=dict(dataset=dict(dataset=dataset))),
+        filename="config.py",
+    )
+    os.symlink("data/train.json", "link.json")
+    for name in ("config.py", "data/train.json", "epoch_1.pth", "link.json"):
+        with pytest.raises(UsageError, match=f"{name} is a file that the config reads"):
+            check_output(name, cfg)
+    check_output("results.json", cfg)  # of a run before
+    check_output("new/results.json", cfg)
+    assert os.listdir("new") == [] and (tmp_path / "data/train.json").read_text() == "kept"
+
+
+def test_a_work_directory_is_no_file(tmp_path):
+    (tmp_path / "file").touch()
+    cfg = Config(dict(), filename=str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="file is a file: name a folder"):
+        set_work_dir(cfg, str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import save_checkpoint
 
+from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
+from mmhcgnet.engine.checks import check_checkpoint
 from mmhcgnet.engine.resumed_settings import overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 
@@ -196,6 +200,41 @@ def test_pretrained_is_dropped_at_any_depth_and_the_rest_kept():
     assert model.backbone.init_cfg is None
     assert model.backbone.stage.init_cfg == [constant]
     model.init_weights()
+
+
+def test_the_chosen_file_is_read_twice_at_most(tmp_path):
+    """As an outline, to compare it with others, and in full: MMEngine then takes what was read."""
+    use_safe_loader()
+    other, path = (save(tmp_path / f"epoch_{i}.pth", i) for i in (1, 2))
+    cfg = config(tmp_path, model=dict(type="Model"))
+    OPENED.clear()
+    assert set_resume(cfg, "auto")
+    check_checkpoint(cfg, cfg.load_from)
+    content = CheckpointLoader.load_checkpoint(cfg.load_from, map_location="cpu")
+    assert content["meta"]["iter"] == 2 and [reads(other), reads(path)] == [1, 2]
+
+
+def test_a_named_file_is_read_once(tmp_path):
+    use_safe_loader()
+    path = save(tmp_path / "epoch_1.pth", 1)
+    cfg = config(tmp_path, model=dict(type="Model"))
+    OPENED.clear()
+    assert set_resume(cfg, path)
+    check_checkpoint(cfg, cfg.load_from)
+    CheckpointLoader.load_checkpoint(cfg.load_from, map_location="cpu")
+    assert reads(path) == 1
+
+
+def test_a_pointer_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="last_checkpoint cannot be read: .*; delete it"):
+        set_resume(config(tmp_path), "auto")
+
+
+def test_templates_with_a_format_are_resumed_from(tmp_path):
+    hook = dict(filename_tmpl="epoch_{:03d}.ckpt")
+    path = save(tmp_path / "epoch_007.ckpt", 7)
+    assert found(tmp_path, default_hooks=dict(checkpoint=hook)) == path
 
 
 @pytest.mark.parametrize("moved", [False, True])

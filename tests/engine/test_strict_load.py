@@ -16,6 +16,7 @@ from mmpretrain.engine import EMAHook as MMPretrainEMAHook
 from torch import nn
 
 from mmhcgnet.engine.hooks.strict_load_hook import StrictLoadHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
@@ -369,6 +370,67 @@ def test_no_training_goes_on_from_half_a_state(tmp_path, trained, state):
     with pytest.raises(UsageError, match=sentence) as error:
         make_runner(tmp_path, Net(), path, [dict(type=EMAHook)], resume=True).train()
     assert "\n" not in str(error.value)
+
+
+def meta(**values):
+    return lambda c: c["meta"].update(values)
+
+
+def hub(**values):
+    return lambda c: c["message_hub"].update(values)
+
+
+def info(**values):
+    return lambda c: c["message_hub"]["runtime_info"].update(values)
+
+
+def group(**values):
+    return lambda c: c["optimizer"]["param_groups"][0].update(values)
+
+
+WRONG = {
+    **{f"iter {value}": meta(iter=value) for value in (-5, "5", 10**30, None)},
+    **{f"epoch {value}": meta(epoch=value) for value in (-5, 10**30, 1.5)},
+    **{f"seed {value}": meta(seed=value) for value in ("x", -1, 2**70)},
+    "dataset_meta": meta(dataset_meta=[1]),
+    "no meta": lambda c: dict(c, meta=[1]),
+    "a list of histories": hub(log_scalars=[1]),
+    "a list of infos": hub(runtime_info=[1]),
+    "a list of keys": hub(resumed_keys=[1]),
+    "histories of texts": hub(log_scalars=dict(loss="1")),
+    "optimizer of a text": lambda c: dict(c, optimizer="text"),
+    "state of a list": lambda c: c["optimizer"].update(state=[1]),
+    "state of texts": lambda c: c["optimizer"].update(state={0: "text"}),
+    "moment of a text": lambda c: c["optimizer"]["state"][0].update(momentum_buffer="text"),
+    "rate of a text": group(lr="text"),
+    "rate of nan": group(lr=float("nan")),
+    "schedulers of a text": lambda c: dict(c, param_schedulers="text"),
+    "schedulers of numbers": lambda c: dict(c, param_schedulers=[3]),
+    "averaged weights of a list": lambda c: dict(c, ema_state_dict=[1]),
+    "averaged weights of numbers": lambda c: dict(c, ema_state_dict={3: 1}),
+    "averaged weights of texts": lambda c: dict(c, ema_state_dict={"module.mask": "text"}),
+    "weights twice": setting("module.mask", torch.zeros(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", WRONG)
+def test_whatever_is_wrong_in_a_state_is_one_sentence(tmp_path, trained, state):
+    path = change(trained, WRONG[state])
+    with pytest.raises(UsageError) as error:
+        make_runner(tmp_path, Net(), path, [dict(type=EMAHook)], resume=True).train()
+    assert str(path) in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "values", [dict(epoch_begin="text"), dict(epoch_begin=dict(epoch="a")), dict(last_ckpt=3)]
+)
+def test_odd_values_of_our_own_do_no_harm(tmp_path, trained, values):
+    """Where an epoch began, as our loop notes it."""
+    path = change(trained, info(**values))
+    loop = dict(type=ResumableEpochLoop, max_epochs=2)
+    runner = make_runner(tmp_path, Net(), path, resume=True, train_cfg=loop)
+    runner.train()
+    assert runner.iter == 4
 
 
 def test_another_optimizer_does_not_go_on_from_this_ones_state(tmp_path, trained):

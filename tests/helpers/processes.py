@@ -48,7 +48,7 @@ def run_processes(
         while pending:
             for run in pending:
                 if result := run.poll():
-                    assert result.returncode == 0, result.stderr[-5000:]
+                    assert result.code == 0, result.err[-5000:]
             pending = [run for run in pending if run.poll() is None]
             time.sleep(0.01)
     finally:

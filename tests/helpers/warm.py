@@ -18,25 +18,16 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass
-class Result:
-    """How a run ended; ``returncode`` is negative if a signal killed it."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-    seconds: float
+from .scripts import Result
 
 
 class Run:
     """A run that goes on in the background, in a session (process group) of its own."""
 
     def __init__(self, server: Warm, pid: int, output: Path) -> None:
-        self.pid, self._server, self._output, self._start = pid, server, output, time.monotonic()
+        self.pid, self._server, self._output = pid, server, output
         self._result: Result | None = None
 
     def kill(self, signum: int, group: bool = False) -> None:
@@ -47,7 +38,7 @@ class Run:
         """The result, or ``None`` while it runs."""
         if self._result is None and (code := self._server._ask(dict(poll=self.pid))) is not None:
             out, err = (self._read(name) for name in ("out", "err"))
-            self._result = Result(code, out, err, time.monotonic() - self._start)
+            self._result = Result(code, out, err)
         return self._result
 
     def wait(self, timeout: float = 120) -> Result:
@@ -74,7 +65,11 @@ class Warm:
 
     def __enter__(self) -> Warm:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "helpers.warm"],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._read() == "ready"
         return self

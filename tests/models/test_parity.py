@@ -60,7 +60,7 @@ def test_eval_forward(name):
         assert relative_error(out, target) <= 1e-5
 
 
-@pytest.fixture(params=["training form", "plain form"])
+@pytest.fixture(params=["memory-saving form", "plain form"])
 def form(request, monkeypatch):
     """Let every network of a test compute in the one form or the other, and see that it does."""
     calls = []

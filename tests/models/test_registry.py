@@ -1,9 +1,9 @@
 """Where configs find the backbone, each in a process that has not imported ``mmhcgnet`` before."""
 
-import subprocess
 import sys
 
 import pytest
+from helpers.scripts import run_new
 
 # Whole models as users write them; argv: the scope, then the backbone's type.
 SCRIPT = """
@@ -69,12 +69,6 @@ print("built", len(built))
 @pytest.mark.parametrize("name", ["mmhcgnet.HCGNet", "HCGNet"])
 @pytest.mark.parametrize("scope", ["mmengine", "mmpretrain", "mmdet"])
 def test_backbone_is_found(scope, name, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, scope, name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().endswith("built 2")
+    result = run_new(sys.executable, "-c", SCRIPT, scope, name, cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert result.out.strip().endswith("built 2")

@@ -1,6 +1,7 @@
 """The tools that measure, run in this process on networks that take milliseconds."""
 
 import dataclasses
+import functools
 import json
 import runpy
 import sys
@@ -12,31 +13,27 @@ import torch
 from mmhcgnet.analysis.benchmark.measuring import Result
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools/analysis_tools/benchmark.py"
 BENCH = ROOT / "benchmarks/run.py"
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-        return capsys.readouterr().out
-
+def run(start):
     threads = torch.get_num_threads()
-    yield run
+    yield functools.partial(start, "analysis_tools/benchmark.py")
     torch.set_num_threads(threads)
 
 
 def test_two_forms_side_by_side(run, tmp_path):
     pytest.importorskip("matplotlib")
     names = [SMALL, f"{SMALL}:with_cp"]
-    out = run(
+    result = run(
         *(*names, "--tasks", "forward", "train", "--batch-sizes", 2, 3, "--shape", 16, 24),
         *("--rounds", 4, "--seconds", 0, "--threads", 1, "--no-channels-last"),
         *("--json", tmp_path / "new/a.json", "--plot", tmp_path / "new/a.png"),
     )
+    assert result.code == 0, result.err
+    out = result.out
     assert "train, batch 3, round 3 of 4" in out and "round 4 of 4" not in out
     assert out.count("| model ") == 4 and "train, 3 images of 16 x 24" in out
     written = json.loads((tmp_path / "new/a.json").read_text())
@@ -63,12 +60,9 @@ def test_two_forms_side_by_side(run, tmp_path):
         ([SMALL, "--rounds", "0"], "argument --rounds: must be above 0"),
     ],
 )
-def test_mistakes_get_one_sentence(run, monkeypatch, capsys, args, sentence):
+def test_mistakes_get_one_sentence(run, monkeypatch, args, sentence):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit) as exit_info:
-        run(*args)
-    assert exit_info.value.code == 2
-    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert sentence in run(*args, code=2).err.splitlines()[-1]
 
 
 # --- make bench ----------------------------------------------------------------------------------

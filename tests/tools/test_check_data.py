@@ -1,8 +1,6 @@
 """tools/misc/check_data.py, run in this process, as its imports take seconds."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,12 @@ CLASSIFIER = ROOT / "configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(start, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*args):
-        monkeypatch.setattr(sys, "argv", ["check_data.py", *map(str, args), "--workers", "0"])
-        with pytest.raises(SystemExit) as info:
-            runpy.run_path(str(ROOT / "tools/misc/check_data.py"), run_name="__main__")
-        return info.value.code, capsys.readouterr()
+        result = start("misc/check_data.py", *args, "--workers", 0)
+        return result.code, result
 
     return run
 

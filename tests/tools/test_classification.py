@@ -1,29 +1,18 @@
 """The classifier of the shapes trains and tests through the scripts, as a user starts them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
 
 
-def run(*command, cwd):
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=dict(os.environ, OMP_NUM_THREADS="2"),
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout + result.stderr
+def test_the_shapes_classifier_trains_and_tests(warm, tmp_path):
+    def run(*command, cwd):
+        result = warm.run(*command, cwd=cwd)
+        assert result.code == 0, result.out[-3000:] + result.err[-3000:]
+        return result.out + result.err
 
-
-def test_the_shapes_classifier_trains_and_tests(tmp_path):
     script = ROOT / "tools/dataset_converters/make_shapes.py"
     run(script, "--classification", "--images", 17, "--val-images", 7, "--size", 64, cwd=tmp_path)
     few = ["train_dataloader.batch_size=8", "train_cfg.max_epochs=1"]

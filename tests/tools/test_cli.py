@@ -1,22 +1,19 @@
 """The scripts as a user starts them."""
 
 import json
-import os
 import pickle
 import re
-import runpy
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts import TOOLS, run_new
 from PIL import Image
 
-TOOLS = Path(__file__).parents[2] / "tools"
 CHECKPOINT = "work_dirs/classifier/epoch_1.pth"
 CLASSES = ("dark", "light")
+slow = pytest.mark.slow(reason="needs what two processes have trained, started by torchrun")
 CONFIG = """
 default_scope = "mmpretrain"
 model = dict(
@@ -69,24 +66,13 @@ def make_config(folder, name, root, init_cfg=None):
     return path
 
 
-def run(*command, cwd, **env):
-    env = dict(os.environ, **env)
-    return subprocess.run(
-        list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, timeout=300
-    )
-
-
-def script(name, *args, cwd):
-    return run(sys.executable, TOOLS / name, *args, cwd=cwd)
-
-
 def distributed(name, *args, cwd):
     """Run one of the dist scripts on the CPU, on a port that is free."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = str(sock.getsockname()[1])
     env = dict(PYTHON=sys.executable, PORT=port, CUDA_VISIBLE_DEVICES="")
-    return run(TOOLS / name, *args, cwd=cwd, **env)
+    return run_new(TOOLS / name, *args, cwd=cwd, **env)
 
 
 @pytest.fixture(scope="module")
@@ -113,30 +99,31 @@ def trained(folder):
     """What two gloo processes on the CPU leave in the default work directory."""
     command = ("dist_train.sh", "classifier.py", 2, "--auto-scale-lr", "--resume")
     result = distributed(*command, cwd=folder)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.code == 0, result.err[-3000:]
     (log,) = (folder / "work_dirs" / "classifier").glob("*/*.log")
     return log.read_text()
 
 
 @pytest.mark.parametrize("name", ["train.py", "test.py"])
 def test_help_names_the_flags_of_both_toolboxes(name, tmp_path):
-    result = script(name, "--help", cwd=tmp_path)
-    assert result.returncode == 0
+    result = run_new(sys.executable, TOOLS / name, "--help", cwd=tmp_path)
+    assert result.code == 0
     common = "--work-dir --amp --cfg-options --launcher --no-pin-memory"
     own = {
         "train.py": "--resume --no-validate --auto-scale-lr --no-persistent-workers",
         "test.py": "--out --out-item --show --show-dir --interval --wait-time --tta --deploy",
     }
-    assert set(f"{common} {own[name]}".split()) <= set(re.findall(r"--[a-z-]+", result.stdout))
+    assert set(f"{common} {own[name]}".split()) <= set(re.findall(r"--[a-z-]+", result.out))
 
 
-def test_a_misspelt_type_gets_one_sentence(folder):
+def test_a_misspelt_type_gets_one_sentence(warm, folder):
     options = ("--cfg-options", "model.backbone.type=mmhcgnet.HCGNett")
-    result = script("train.py", "classifier.py", *options, "--work-dir", "misspelt", cwd=folder)
-    assert result.returncode == 2
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    command = ("train.py", "classifier.py", *options, "--work-dir", "misspelt")
+    result = warm.run(TOOLS / command[0], *command[1:], cwd=folder)
+    assert result.code == 2
+    (line,) = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert re.search(r"type='mmhcgnet.HCGNett' is not in .*did you mean mmhcgnet.HCGNet\b", line)
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -154,22 +141,15 @@ def test_a_misspelt_type_gets_one_sentence(folder):
         ("train.py classifier.py --launcher pytorch", r"dist_train\.sh"),
     ],
 )
-def test_a_mistake_is_found_before_anything_is_built(
-    command, sentence, folder, monkeypatch, capsys
-):
-    """These run the script in this process, as its imports take seconds."""
+def test_a_mistake_is_found_before_anything_is_built(command, sentence, folder, monkeypatch, start):
     name, *args = command.split()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [name, *args])
-    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(SystemExit) as exit_info:
-        runpy.run_path(str(TOOLS / name), run_name="__main__")
-    assert exit_info.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = start(name, *args, code=2).err.splitlines()
     assert re.match(f"error: .*{sentence}", line)
 
 
+@slow
 def test_two_processes_train_on_a_cpu(trained, folder):
     # Eight images in batches of four are one iteration for two processes, and two for one.
     assert re.search(r"Epoch\(train\) +\[1\]\[1/1\]", trained)
@@ -178,21 +158,24 @@ def test_two_processes_train_on_a_cpu(trained, folder):
     assert (folder / "work_dirs" / "classifier" / "epoch_1.pth").is_file()
 
 
+@slow
 def test_resume_without_a_checkpoint_says_so_and_starts_anew(trained):
     sentence = "no checkpoint to resume from in ./work_dirs/classifier: training starts anew"
     assert sentence in trained
 
 
+@slow
 def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained, folder):
     flags = "--out out/p.pkl --show-dir pictures --interval 2 --amp --no-pin-memory"
     command = ("dist_test.sh", "classifier.py", CHECKPOINT, 2, *flags.split())
     result = distributed(*command, cwd=folder)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.code == 0, result.err[-3000:]
     predictions = pickle.loads((folder / "out" / "p.pkl").read_bytes())
     assert len(predictions) == 8 and {len(p["pred_score"]) for p in predictions} == {2}
     assert list((folder / "pictures").glob("*.png"))
 
 
+@slow
 def test_classification_needs_no_detection_packages(trained, folder):
     """Metrics with test-time augmentation, deployed, where there is no MMDetection and no op."""
     absent = "dict.fromkeys(['mmdet', 'mmcv.ops', 'mmcv._ext'])"
@@ -200,38 +183,40 @@ def test_classification_needs_no_detection_packages(trained, folder):
     start = f"sys.argv.pop(0); runpy.run_path({str(TOOLS / 'test.py')!r}, run_name='__main__')"
     flags = ("--out", "out/m.json", "--tta", "--deploy")
     arguments = ("test.py", "classifier.py", CHECKPOINT, *flags)
-    result = run(sys.executable, "-c", without + start, *arguments, cwd=folder)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "Deployed: module.backbone" in result.stdout + result.stderr
+    result = run_new(sys.executable, "-c", without + start, *arguments, cwd=folder)
+    assert result.code == 0, result.err[-3000:]
+    assert "Deployed: module.backbone" in result.out + result.err
     metrics = json.loads((folder / "out" / "m.json").read_text())
     assert 0 <= metrics["accuracy/top1"] <= 100
 
 
-def test_resume_needs_no_pretrained_weights(trained, folder):
-    result = script(
-        "train.py",
+@slow
+def test_resume_needs_no_pretrained_weights(trained, warm, folder):
+    result = warm.run(
+        TOOLS / "train.py",
         "pretrained.py",
         *("--resume", CHECKPOINT, "--work-dir", "resumed"),
         *("--no-validate", "--no-persistent-workers", "--cfg-options", "train_cfg.max_epochs=2"),
         cwd=folder,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.code == 0, result.err[-3000:]
     assert (folder / "resumed" / "epoch_2.pth").is_file()
     assert not (folder / "resumed" / "epoch_1.pth").exists()
     # The copy of the config still starts a new run as meant.
     assert "absent/backbone.pth" in (folder / "resumed" / "pretrained.py").read_text()
 
 
+@slow
 def test_a_mistake_in_a_distributed_run_is_told_once_and_fails(folder):
     options = ("--cfg-options", "model.backbone.norm_cfg.type=SyncBN")
     result = distributed("dist_train.sh", "classifier.py", 2, *options, cwd=folder)
-    assert result.returncode != 0
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.code != 0
+    lines = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert lines[0].endswith("--cfg-options model.backbone.norm_cfg.type=BN")
 
 
 def test_dist_scripts_explain_their_arguments(folder):
     result = distributed("dist_test.sh", "classifier.py", cwd=folder)
-    assert result.returncode == 2
-    assert "CONFIG CHECKPOINT GPUS" in result.stderr
+    assert result.code == 2
+    assert "CONFIG CHECKPOINT GPUS" in result.err

@@ -1,7 +1,5 @@
+import functools
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +9,6 @@ from mmhcgnet.datasets.broden import Broden
 from mmhcgnet.datasets.coco_to_broden import COLOURS, name_colours
 
 pytest.importorskip("pycocotools")
-TOOL = Path(__file__).parents[2] / "tools/dataset_converters/coco_to_broden.py"
 
 
 def box(number, image, category, x, y, width, height):
@@ -44,13 +41,9 @@ def coco(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, coco):
-    def run(*args):
-        monkeypatch.chdir(coco)
-        monkeypatch.setattr(sys, "argv", ["coco_to_broden.py", *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
+def run(start, monkeypatch, coco):
+    monkeypatch.chdir(coco)
+    return functools.partial(start, "dataset_converters/coco_to_broden.py", code=0)
 
 
 @pytest.mark.parametrize("side, scale", [(60, 1), (30, 2)])
@@ -101,15 +94,12 @@ def test_names_of_colours():
         (["a.json", "images", "--out", "out", "--side", "0"], "side of the maps above 0"),
     ],
 )
-def test_mistakes_get_one_sentence(run, coco, capsys, args, sentence):
+def test_mistakes_get_one_sentence(run, coco, args, sentence):
     (coco / "index.csv").write_text("image")
     (coco / "empty.json").write_text(json.dumps(dict(images=[], annotations=[], categories=[])))
     (coco / "wide.json").write_text((coco / "a.json").read_text().replace("60,", "61,"))
     (coco / "up.json").write_text((coco / "a.json").read_text().replace("val/", "../images/val/"))
-    with pytest.raises(SystemExit) as exit_info:
-        run(*args)
-    assert exit_info.value.code == 2
-    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert sentence in run(*args, code=2).err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

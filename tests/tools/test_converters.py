@@ -4,9 +4,6 @@ import datetime
 import hashlib
 import os
 import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,24 +60,6 @@ def folder(tmp_path, checkpoint, monkeypatch):
     torch.save(checkpoint, tmp_path / OFFICIAL)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def start(monkeypatch, capsys):
-    """Run a script in this process, as its imports take seconds: exit code, stdout, stderr."""
-
-    def start(script, *args):
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        code = 0
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return start
 
 
 @pytest.fixture
@@ -296,18 +275,11 @@ def test_an_official_file_is_told_and_never_used(config, start, command):
     assert f"`python tools/model_converters/official_to_mmpretrain.py {OFFICIAL}`" in sentence
 
 
-def test_a_converted_file_is_tested(config, convert):
-    """In a process of its own, for all that a run leaves behind in one."""
+def test_a_converted_file_is_tested(config, convert, warm, folder):
     assert convert("official_to_mmpretrain", OFFICIAL, "a1.safetensors")[0] == 0
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "tools/test.py"), config, "a1.safetensors"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ, CUDA_VISIBLE_DEVICES=""),
-    )
-    log = result.stdout + result.stderr
-    assert result.returncode == 0, log[-3000:]
+    result = warm.run(ROOT / "tools/test.py", config, "a1.safetensors", cwd=folder)
+    log = result.out + result.err
+    assert result.code == 0, log[-3000:]
     assert "Load checkpoint from a1.safetensors" in log and "accuracy/top1" in log
     assert "do not match exactly" not in log
 

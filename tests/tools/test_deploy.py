@@ -5,9 +5,6 @@ import json
 import os
 import pickle
 import re
-import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,27 +85,7 @@ def save(config, path=EPOCH, seed=0):
     return averaged
 
 
-def run(*commands):
-    """Run scripts one after the other in one process, as their imports take seconds."""
-    loop = (
-        "import json, runpy, sys\n"
-        "for sys.argv in json.loads(sys.argv[1]):\n"
-        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    commands = json.dumps([list(map(str, command)) for command in commands])
-    result = subprocess.run(
-        [sys.executable, "-c", loop, commands],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ, CUDA_VISIBLE_DEVICES=""),
-    )
-    log = result.stdout + result.stderr
-    assert result.returncode == 0, log[-3000:]
-    return log
-
-
-def run_three_ways(config):
+def run_three_ways(warm, config):
     """Test as it is, with --deploy, and converted.
 
     Returns:
@@ -123,7 +100,11 @@ def run_three_ways(config):
         (TOOLS / "test.py", config, *arguments, "--work-dir", name, "--out", f"{name}.pkl")
         for name, arguments in ways.items()
     ]
-    log = run((CONVERTER, config, EPOCH), *tests)
+    log = ""
+    for command in ((CONVERTER, config, EPOCH), *tests):
+        result = warm.run(*command, cwd=Path.cwd())
+        log += result.out + result.err
+        assert result.code == 0, log[-3000:]
     results = []
     for name in ways:
         (metrics,) = Path(name).glob("*/*.json")
@@ -133,17 +114,13 @@ def run_three_ways(config):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(warm, tmp_path_factory):
     """A folder with ``data/shapes`` for both tasks."""
     folder = tmp_path_factory.mktemp("deploy")
     script = TOOLS / "dataset_converters" / "make_shapes.py"
     flags = ("--images", 5, "--val-images", 6, "--size", 64)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        run((script, *flags), (script, "--classification", *flags))
-    finally:
-        os.chdir(before)
+    for kind in ((), ("--classification",)):
+        assert warm.run(script, *kind, *flags, cwd=folder).code == 0
     return folder / "data"
 
 
@@ -163,11 +140,12 @@ def check_log(log):
     assert any(line.format(name) in log for name in ("classifier.py", "detector.py"))
 
 
-def test_a_classifier_tests_the_same_in_three_ways(data, folder):
+@pytest.mark.slow(reason="four runs of scripts")
+def test_a_classifier_tests_the_same_in_three_ways(warm, data, folder):
     """With --deploy, the averaged weights of EMAHook are tested as without."""
     os.symlink(data, "data")
     save("classifier.py")
-    log, plain, *deployed = run_three_ways("classifier.py")
+    log, plain, *deployed = run_three_ways(warm, "classifier.py")
     check_log(log)
     scores = torch.stack([p["pred_score"] for p in plain[0]])
     assert scores.shape == (6, 5) and scores.std(0).max() > 1e-2
@@ -178,10 +156,11 @@ def test_a_classifier_tests_the_same_in_three_ways(data, folder):
         assert metrics["accuracy/top1"] == plain[1]["accuracy/top1"]
 
 
-def test_a_detector_tests_the_same_in_three_ways(data, folder):
+@pytest.mark.slow(reason="four runs of scripts")
+def test_a_detector_tests_the_same_in_three_ways(warm, data, folder):
     os.symlink(data, "data")
     save("detector.py")
-    log, plain, *deployed = run_three_ways("detector.py")
+    log, plain, *deployed = run_three_ways(warm, "detector.py")
     check_log(log)
     found = [p["pred_instances"] for p in plain[0]]
     assert [len(f["scores"]) for f in found] == [10] * 6
@@ -199,25 +178,6 @@ def test_a_detector_tests_the_same_in_three_ways(data, folder):
 
 
 # The converter
-
-
-@pytest.fixture
-def start(monkeypatch, capsys):
-    """Run a script in this process, as its imports take seconds: exit code, stdout, stderr."""
-
-    def start(script, *args):
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, args)])
-        monkeypatch.setenv("LOCAL_RANK", "0")
-        capsys.readouterr()  # what others have printed
-        code = 0
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except SystemExit as error:
-            code = error.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return start
 
 
 def build(config, **backbone):

@@ -1,9 +1,7 @@
 """Mask R-CNN trains and tests on shapes through the scripts, as a user starts them."""
 
+import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,25 +14,23 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 
 
-def run(*command, cwd):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=dict(os.environ, OMP_NUM_THREADS="2"),
-    )
-
-
-def succeed(*command, cwd):
-    result = run(*command, cwd=cwd)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
+@pytest.fixture(scope="module")
+def run(warm):
+    return functools.partial(warm.run, timeout=240)
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
+def succeed(run):
+    def succeed(*command, cwd):
+        result = run(*command, cwd=cwd)
+        assert result.code == 0, result.out[-3000:] + result.err[-3000:]
+        return result
+
+    return succeed
+
+
+@pytest.fixture(scope="module")
+def work(succeed, tmp_path_factory):
     """A folder with a small ``data/shapes``, where the configs expect it."""
     folder = tmp_path_factory.mktemp("detection")
     script = ROOT / "tools/dataset_converters/make_shapes.py"
@@ -47,26 +43,27 @@ FEW = ["train_dataloader.batch_size=7", "train_cfg.max_epochs=1", "train_cfg.val
 FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")]
 
 
-def test_trains_two_iterations_and_tests(work):
+def test_trains_two_iterations_and_tests(succeed, work):
     config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     train = succeed(
         ROOT / "tools/train.py", config, "--work-dir", "run",
         "--cfg-options", *FEW, "default_hooks.logger.interval=1", cwd=work,
     )  # fmt: skip
-    log = train.stdout + train.stderr
+    log = train.out + train.err
     assert "Epoch(train) [1][2/2]" in log and "loss_mask" in log
     test = succeed(
         ROOT / "tools/test.py", config, "run/epoch_1.pth", "--work-dir", "run/test",
         "--out", "metrics.json", "--cfg-options", *FEW, cwd=work,
     )  # fmt: skip
-    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in test.stdout
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95" in test.out
     metrics = json.loads((work / "metrics.json").read_text())
     for kind in ("bbox", "segm"):
         for ap in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"):
             assert -1 <= metrics[f"coco/{kind}_{ap}"] <= 1
 
 
-def test_fine_tunes_a_detector_on_other_classes(work):
+@pytest.mark.slow(reason="a training of the whole detector")
+def test_fine_tunes_a_detector_on_other_classes(succeed, work):
     coco = Config.fromfile(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py")
     init_default_scope("mmdet")
     detector = MODELS.build(coco.model)
@@ -77,7 +74,7 @@ def test_fine_tunes_a_detector_on_other_classes(work):
         "--work-dir", "tuned", "--no-validate", "--cfg-options", *FEW,
         "load_from=coco.pth", cwd=work,
     )  # fmt: skip
-    log = train.stdout + train.stderr
+    log = train.out + train.err
     assert "Starting anew: 6 tensors (roi_head.bbox_head.fc_cls.weight, " in log
     tuned = torch.load(work / "tuned/epoch_1.pth", map_location="cpu", weights_only=False)
     before, after = detector.state_dict(), tuned["state_dict"]
@@ -95,15 +92,15 @@ def test_fine_tunes_a_detector_on_other_classes(work):
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["new", "nothing-to-resume"])
-def test_no_training_on_a_random_frozen_stem(work, resume):
+def test_no_training_on_a_random_frozen_stem(run, work, resume):
     config = CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py"
     result = run(ROOT / "tools/train.py", config, *resume, cwd=work)
-    assert result.returncode == 2
-    assert "checkpoints/hcgnet-b_3rdparty_in1k.pth" in result.stderr
-    assert "scratch" in result.stderr and "Traceback" not in result.stderr
+    assert result.code == 2
+    assert "checkpoints/hcgnet-b_3rdparty_in1k.pth" in result.err
+    assert "scratch" in result.err and "Traceback" not in result.err
 
 
-def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(work):
+def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(run, work):
     config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py"
     torch.save(dict(state_dict={"backbone.conv1.weight": torch.zeros(1)}), work / "other.pth")
     for load_from, part in (
@@ -113,14 +110,14 @@ def test_no_fine_tuning_from_a_checkpoint_without_the_backbone(work):
         result = run(
             ROOT / "tools/train.py", config, "--cfg-options", f"load_from={load_from}", cwd=work
         )
-        assert result.returncode == 2
-        assert part in result.stderr and "Traceback" not in result.stderr
+        assert result.code == 2
+        assert part in result.err and "Traceback" not in result.err
 
 
-def test_missing_coco_names_layout_and_override(work):
+def test_missing_coco_names_layout_and_override(run, work):
     config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py"
     result = run(ROOT / "tools/train.py", config, cwd=work)
-    assert result.returncode == 2
+    assert result.code == 2
     for part in ("data/coco", "annotations/instances_train2017.json", "train2017", "data_root"):
-        assert part in result.stderr
-    assert "Traceback" not in result.stderr
+        assert part in result.err
+    assert "Traceback" not in result.err

@@ -3,9 +3,6 @@
 import base64
 import csv
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,8 +14,7 @@ from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
 
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools/analysis_tools/dissect.py"
+TOOL = "analysis_tools/dissect.py"
 TINY = "dict(depths=(1, 1), growth_rates=(8, 8), stem='cifar')"
 CLASSIFIER = f"""
 default_scope = "mmpretrain"
@@ -50,25 +46,15 @@ model = dict(
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    def run(*args):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["dissect.py", *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
+def run(start, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: start(TOOL, *args, code=0).out
 
 
 @pytest.fixture
-def refused(run, capsys):
-    def refused(*args):
-        with pytest.raises(SystemExit) as exit_info:
-            run(*args)
-        assert exit_info.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]
-
-    return refused
+def refused(start, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return lambda *args: start(TOOL, *args, code=2).err.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

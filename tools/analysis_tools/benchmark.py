@@ -3,7 +3,7 @@
 MODEL is NAME or NAME:WORD:WORD. Names: hcgnet-a1 to hcgnet-c; torchvision:resnet50; a backbone's
 type, mmdet.ResNet; a config file, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py. Words:
 
-  plain     HCGNet trained layer by layer, as in the paper, instead of in the training form
+  plain     HCGNet trained layer by layer, as in the paper, instead of in the memory-saving form
   with_cp   recomputing in the backward pass
   deploy    folded for inference
   compile   torch.compile, without a graph break

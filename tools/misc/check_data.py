@@ -52,6 +52,8 @@ def check(args: argparse.Namespace) -> bool:
     if args.workers < 0:
         raise cli.UsageError(f"--workers counts processes, got {args.workers}.")
     cfg = cli.load_config(args.config, args.cfg_options)
+    if args.json:
+        cli.check_output(args.json, cfg)
     loaders = [f"{phase}_dataloader" for phase in args.phases]
     if not any(cfg.get(loader) for loader in loaders):
         raise cli.UsageError(f"The config {args.config} has no {' and no '.join(loaders)}.")
