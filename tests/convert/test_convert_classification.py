@@ -275,7 +275,7 @@ def change(name, tensor):
         ),
     ],
     ids=[
-        *("missing", "no-num-batches", "no-classifier", "unknown", "unprintable", "shape"),
+        *("missing", "no-module", "one-count", "no-classifier", "unknown", "unprintable", "shape"),
         *("classes", "no-tensor", "sparse", "integers", "complex", "count", "duplicate"),
     ],
 )
@@ -376,8 +376,8 @@ def test_a_file_without_counters_of_batches_is_complete(arch, wrap):
     weights = official(arch)
     old = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
     assert len(old) < len(weights)
-    converted = official_to_mmpretrain(dict(net=wrap(old))).checkpoint["state_dict"]
-    expected = official_to_mmpretrain(dict(net=weights)).checkpoint["state_dict"]
+    converted = official_to_mmpretrain(dict(net=wrap(old))).state_dict
+    expected = official_to_mmpretrain(dict(net=weights)).state_dict
     for name, tensor in expected.items():
         if name.endswith("num_batches_tracked"):
             assert converted[name] == 0 and converted[name].dtype == torch.int64

@@ -392,7 +392,7 @@ def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path, value, ema):
     mask = At(
         "before_run", lambda runner: runner.model.register_buffer("mask", torch.full((3,), value))
     )
-    run(tmp_path, mask, *([EMAHook(update_buffers=True)] if ema else []), max_keep_ckpts=1)
+    run(tmp_path, mask, *([EMAHook()] if ema else []), max_keep_ckpts=1)
     assert (
         torch.load(newest(tmp_path), weights_only=False)["state_dict"]["mask"].tolist()
         == [value] * 3
