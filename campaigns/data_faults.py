@@ -312,6 +312,31 @@ for _name, _spoil, *_expected in (
     ("box of negative width", put("annotations", "bbox", [5, 5, -4, 9]), HARMLESS),
     ("box outside the image", put("annotations", "bbox", [900, 900, 9, 9]), HARMLESS),
     ("all boxes of no width", put("annotations", "bbox", [5, 5, 0, 9], True), "no annotation that"),
+    ("file with a byte order mark", on_json(lambda c: b"\xef\xbb\xbf" + text_of(c)), "plain UTF-8"),
+    ("file in UTF-16", on_json(lambda c: json.dumps(c).encode("utf-16")), "plain UTF-8"),
+    ("iscrowd that is a string", put("annotations", "iscrowd", "0"), "whose iscrowd is '0'"),
+    ("ignore that is a string", put("annotations", "ignore", "no"), "ignore 'no'", HARMLESS),
+    ("iscrowd that is null", put("annotations", "iscrowd", None), HARMLESS, "iscrowd is None"),
+    ("a crowd", put("annotations", "iscrowd", 1), HARMLESS),
+    ("nothing but crowds", put("annotations", "iscrowd", 1, True), "no annotation that"),
+    ("all to be ignored", put("annotations", "ignore", 1, True), "no annotation that", HARMLESS),
+    ("areas of 0", put("annotations", "area", 0, True), "no annotation that", HARMLESS),
+    ("annotation id 0", put("annotations", "id", 0), HARMLESS),
+    ("annotation id that is a string", put("annotations", "id", "a"), HARMLESS),
+    ("image id of another type", put("annotations", "image_id", "1"), "image_id is '1'"),
+    ("category id of another type", put("annotations", "category_id", "1"), "category_id is '1'"),
+    ("name that is a number", put("categories", "name", 7), "has no category 'rectangle'"),
+    ("file under two ids", twice("images", "file_name"), None),
+    (
+        "RLE that is cut off",
+        put("annotations", "segmentation", dict(size=[64, 64], counts="o0")),
+        "a compressed RLE",
+    ),
+    (
+        "polygon in fractions",
+        put("annotations", "segmentation", [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]),
+        "lie between 0 and 1",
+    ),
     ("missing mask", drop("annotations", "segmentation"), "without a mask"),
     ("mask that is a text", put("annotations", "segmentation", "abc"), "whose mask is neither"),
     (
@@ -469,6 +494,11 @@ for _name, _spoil, _expected in (
     ("negative label", set_line("cross/00000.png -1"), "the label -1"),
     ("listed image that is not there", set_line("cross/gone.png 0"), "gone.png does not exist"),
     ("blank line", set_line(""), "in line 3"),
+    (
+        "byte order mark",
+        on_list(lambda lines: lines.__setitem__(0, "\ufeff" + lines[0])),
+        "byte order mark",
+    ),
     ("empty list", on_list(lambda lines: lines.clear()), "names no image"),
 ):
     fault("classification", _name, _expected)(_spoil)

@@ -140,9 +140,10 @@ def set_auto_scale_lr(cfg: Config) -> None:
 def _drop_mask_head(cfg: Config) -> None:
     """Let a detector without its mask head load the checkpoint of one that has it."""
     if cfg.model.roi_head.mask_head is None:
-        hooks = cfg.default_hooks = cfg.get("default_hooks") or {}
-        hook = hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
-        if hook is not None:
+        # A ConfigDict keeps copies: what it is given is not what it holds.
+        cfg.default_hooks = cfg.get("default_hooks") or {}
+        cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+        if cfg.default_hooks.strict_load is not None:
             cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
 
 

@@ -105,7 +105,7 @@ def write_broden(
         maps = dict(color=[name_colours(small)], object=_object_maps(coco, key, numbers, size))
         for category, planes in maps.items():
             # A semicolon separates maps.
-            stem = name.replace("%", "%25").replace(";", "%3B") if ";" in name else name
+            stem = name.replace("%", "%25").replace(";", "%3B")
             files = [f"{stem}_{category}{i}.png" for i in range(len(planes))]
             for file, plane in zip(files, planes, strict=True):
                 _write_map(root / "images" / file, plane)

@@ -156,7 +156,7 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         raise UsageError(
             f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
         ) from error
-    _expand_home(cfg)
+    _expand_home(cfg._cfg_dict)
     return cfg
 
 

@@ -398,7 +398,7 @@ def test_deploying_leaves_the_averaging_hook_out_whatever_its_type_is_written_as
 
 @pytest.mark.parametrize(
     "loop, hook",
-    zip(both(EpochBasedTrainLoop, max_epochs=1), both(CheckpointHook), strict=True),
+    list(zip(both(EpochBasedTrainLoop, max_epochs=1), both(CheckpointHook), strict=True)),
 )
 def test_guards_replace_what_mmengine_has_whatever_the_type_is_written_as(loop, hook):
     cfg = Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=hook)))

@@ -385,6 +385,20 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, value, ema):
     assert newest(tmp_path) == f"{tmp_path}/epoch_2.pth"
 
 
+@pytest.mark.parametrize("value", [float("-inf"), float("inf")])
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path, value, ema):
+    # As masks of attention are.
+    mask = At(
+        "before_run", lambda runner: runner.model.register_buffer("mask", torch.full((3,), value))
+    )
+    run(tmp_path, mask, *([EMAHook()] if ema else []), max_keep_ckpts=1)
+    assert (
+        torch.load(newest(tmp_path), weights_only=False)["state_dict"]["mask"].tolist()
+        == [value] * 3
+    )
+
+
 @pytest.mark.parametrize("best", [False, True])
 def test_a_full_disk_loses_nothing_and_is_explained(tmp_path, monkeypatch, best):
     fsync = os.fsync

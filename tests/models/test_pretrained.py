@@ -5,7 +5,7 @@ import torch
 from helpers.official import classifier_shapes, detector_shapes
 from helpers.opened import OPENED, reads
 from mmengine.config import ConfigDict
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 
 from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.checks import check_pretrained_files
@@ -53,6 +53,21 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     torch.save(weights, tmp_path / "a.pth")
     network.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "a.pth"))
     with pytest.raises(PretrainedMismatchError, match=r"1 not finite \(stem\.conv\.weight\)"):
+        network.init_weights()
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", "PretrainedInit", PretrainedInit])
+@pytest.mark.parametrize("part", ["stem", "stages.0", "norm"])
+def test_a_part_of_a_backbone_is_refused_whatever_the_type_is_written_as(tmp_path, kind, part):
+    arch = dict(depths=(1, 1), growth_rates=(8, 8))
+    weights = HCGNet(arch).state_dict()
+    path = str(tmp_path / "part.pth")
+    torch.save({k: v for k, v in weights.items() if k.startswith(part)} or {"x": weights}, path)
+    network = HCGNet(arch, frozen_stages=0, init_cfg=dict(type=kind, checkpoint=path))
+    with pytest.raises(PretrainedMismatchError, match="missing"):
+        network.init_weights()
+    torch.save(weights, path)
+    if kind != "PretrainedInit":  # MMEngine knows it by the other name
         network.init_weights()
 
 

@@ -100,3 +100,20 @@ def test_mistakes_get_one_sentence(run, coco, args, sentence):
     (coco / "wide.json").write_text((coco / "a.json").read_text().replace("60,", "61,"))
     (coco / "up.json").write_text((coco / "a.json").read_text().replace("val/", "../images/val/"))
     assert sentence in run(*args, code=2).err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a;b.png", "ab.png"), (";.png", "x;y;z.png"), ("a;b.png", "a%3Bb.png")],
+)
+def test_semicolons_in_names_do_not_separate_maps(run, coco, names):
+    content = json.loads((coco / "a.json").read_text())
+    for image, name in zip(content["images"], names, strict=True):
+        (coco / "images" / image["file_name"]).rename(coco / "images" / name)
+        image["file_name"] = name
+    (coco / "a.json").write_text(json.dumps(content))
+    run("a.json", "images", "--out", "out/new", "--side", 60)
+    data = Broden(coco / "out/new")
+    assert [data.names[n] for n in data.annotation(0).labels][2:] == ["cat, black", "mat"]
+    assert [data.names[n] for n in data.annotation(1).labels] == ["blue-c", "red-c"]
+    np.testing.assert_array_equal(data.load(0, (40, 60))[0, 0], (0, 0, 200))
