@@ -392,7 +392,7 @@ def test_the_annotations_of_the_right_set_are_named(tmp_path):
 
 def test_a_failing_transform_is_named_with_the_image_and_the_place(tmp_path):
     sentence = explain(build(tmp_path, LOAD, Failing()), 0)
-    for part in ("train2017/1.png", "Failing raised IndexError: index 7", "test_data_checks.py, l"):
+    for part in ("train2017/1.png", "Failing raised IndexError: index 7", "test_of_config.py, l"):
         assert part in sentence
 
 
