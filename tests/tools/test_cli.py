@@ -172,7 +172,7 @@ def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained,
     assert result.code == 0, result.err[-3000:]
     predictions = pickle.loads((folder / "out" / "p.pkl").read_bytes())
     assert len(predictions) == 8 and {len(p["pred_score"]) for p in predictions} == {2}
-    assert list((folder / "pictures").glob("*.png"))
+    assert list((folder / "pictures").rglob("*.png"))
 
 
 @slow

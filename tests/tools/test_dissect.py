@@ -260,7 +260,7 @@ def test_layers_and_models_that_cannot_be_dissected(refused, broden, tmp_path):
         *tiny, *options, "--shape", 28, "--layer", "neck"
     )
     assert "is not run as a module" in refused(
-        *tiny, *options, "--shape", 28, "--layer", "backbone.transitions.0.squeeze1"
+        *tiny, *options, "--shape", 28, "--layer", "backbone.stages"
     )
     assert "pads images of 28 x 28 pixels to 32 x 32: give these as the shape" in refused(
         *detector, *options, "--shape", 28
