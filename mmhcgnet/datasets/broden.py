@@ -68,13 +68,13 @@ class Broden:
 
     def __init__(self, root: str | Path, images: int = 0) -> None:
         if images < 0:
-            raise UsageError(f"--images takes a number of images, or 0 for all, got {images}.")
+            raise UsageError(f"images must be a number of images, or 0 for all, got {images}.")
         self.root = Path(root)
         digest = hashlib.sha256()
         for name in _FILES:
             if not (self.root / name).is_file():
                 raise MissingFileError(
-                    f"{self.root / name} does not exist: --data takes a folder in the format of "
+                    f"{self.root / name} does not exist: data must be a folder in the format of "
                     f"Broden, with {', '.join(_FILES)} and images."
                 )
             digest.update((self.root / name).read_bytes())

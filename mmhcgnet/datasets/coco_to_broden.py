@@ -85,7 +85,9 @@ def write_broden(
         raise UsageError("The number of images is 0 or above, and the side of the maps above 0.")
     root = Path(out)
     if (root / "index.csv").exists():
-        raise UsageError(f"{root} is a data set in Broden's format already: name another --out.")
+        raise UsageError(
+            f"{root} is a data set in Broden's format already: name another folder to write to."
+        )
     coco = _read_coco(annotations)
     offset = 1 + len(COLOURS)
     numbers = {category: offset + i for i, category in enumerate(sorted(coco.cats))}

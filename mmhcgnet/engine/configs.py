@@ -118,7 +118,7 @@ def nested_dicts(node: object) -> list[dict]:
 
 
 def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
-    """Read a config and merge ``--cfg-options`` into it.
+    """Read a config and merge options into it.
 
     Args:
         path: The config file.
@@ -142,26 +142,26 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     for option in cfg_options or []:
         key, equals, text = option.partition("=")
         if not equals:
-            raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
+            raise UsageError(f"Options have the form key=value, got {option!r}.")
         try:
             options[key.strip()] = parse_value(text)
         except ValueError as error:
             raise UsageError(
-                f"The brackets or quotes in --cfg-options {option} do not match."
+                f"The brackets or quotes in the option {option} do not match."
             ) from error
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
         given = " ".join(cfg_options)
         raise UsageError(
-            f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
+            f"The options {given} do not fit the config {path}: {_one_line(error)}"
         ) from error
     _expand_home(cfg._cfg_dict)
     return cfg
 
 
 def parse_value(text: str) -> Any:
-    """Turn the value of a ``--cfg-options`` into what a config would hold.
+    """Turn the value of an option into what a config would hold.
 
     Numbers, ``True``, ``False`` and ``None`` are what they say, ``[...]``, ``(...)`` and values
     separated by commas are lists and tuples, and all else is a string, which keeps its spaces.
@@ -247,7 +247,7 @@ def _one_line(error: Exception) -> str:
 def set_dataloader_defaults(
     cfg: Config, pin_memory: bool = True, persistent_workers: bool = True
 ) -> None:
-    """Complete the dataloaders and apply ``--no-pin-memory`` and ``--no-persistent-workers``.
+    """Complete the dataloaders, and unset what is not wanted.
 
     Classification configs rely on MMPretrain's tools for defaults that MMEngine does not have.
     Workers persist only where there are any; PyTorch refuses the combination. The same holds for

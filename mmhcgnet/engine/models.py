@@ -67,7 +67,7 @@ def check_device(device: str) -> None:
         UsageError: If it is ``'cuda'`` and PyTorch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device: use --device cpu.")
+        raise UsageError("PyTorch finds no CUDA device: use the device cpu.")
 
 
 @contextmanager

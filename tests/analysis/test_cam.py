@@ -136,7 +136,7 @@ def test_mistakes(model, monkeypatch):
         cam.check_layer(model, "backbone.stage.1")
     with pytest.raises(UsageError, match="needs a classifier"):
         cam.check_layer(nn.Identity(), None)
-    with pytest.raises(UsageError, match=r"no --cam gradcamm \(did you mean gradcam"):
+    with pytest.raises(UsageError, match=r"no method gradcamm \(did you mean gradcam"):
         cam.check_method("gradcamm")
     model.head.forward = lambda feats: dict(scores=feats[-1])
     with pytest.raises(UsageError, match="LinearClsHead, gives no score to each class"):

@@ -107,7 +107,7 @@ def test_less_memory_takes_a_share_with_the_stated_error():
 
 
 def test_too_few_activations_for_the_quantile():
-    with pytest.raises(UsageError, match="take more images or a larger --quantile"):
+    with pytest.raises(UsageError, match="take more images or a larger quantile"):
         LargestValues(3, 3, 49, 0.005, memory=1e9)
 
 
@@ -281,5 +281,5 @@ def test_damaged_files(broden, tmp_path):
     with pytest.raises(DataError, match="The image .*2.png cannot be decoded"):
         dissect(broden, tmp_path / "out2", workers=1)  # no traceback of the worker
     (broden / "category.csv").unlink()
-    with pytest.raises(MissingFileError, match="category.csv does not exist: --data takes"):
+    with pytest.raises(MissingFileError, match="category.csv does not exist: data must be"):
         Broden(broden)

@@ -74,12 +74,12 @@ def test_cfg_options_are_merged_and_must_be_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["a.d=1", "e=[1,2"], r"brackets in --cfg-options e=\[1,2 do not match"),
-        (["e=(1,[2)"], r"brackets in --cfg-options e=\(1,\[2\) do not match"),
-        (["a.b.1.c=2"], r"--cfg-options a\.b\.1\.c=2 does not fit .*Index 1 exceeds"),
-        (["a.b.c=2"], r"--cfg-options a\.b\.c=2 does not fit .*TypeError"),
-        (["a.d.c=2"], r"--cfg-options a\.d\.c=2 does not fit .*TypeError"),
-        (["a=1", "a.b=2"], r"--cfg-options a=1 a\.b=2 does not fit .*TypeError"),
+        (["a.d=1", "e=[1,2"], r"brackets or quotes in the option e=\[1,2 do not match"),
+        (["e=(1,[2)"], r"brackets or quotes in the option e=\(1,\[2\) do not match"),
+        (["a.b.1.c=2"], r"options a\.b\.1\.c=2 do not fit .*Index 1 exceeds"),
+        (["a.b.c=2"], r"options a\.b\.c=2 do not fit .*TypeError"),
+        (["a.d.c=2"], r"options a\.d\.c=2 do not fit .*TypeError"),
+        (["a=1", "a.b=2"], r"options a=1 a\.b=2 do not fit .*TypeError"),
     ],
 )
 def test_cfg_options_that_do_not_fit_are_told(tmp_path, options, sentence):

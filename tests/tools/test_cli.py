@@ -134,7 +134,7 @@ def test_a_misspelt_type_gets_one_sentence(warm, folder):
         ("test.py classifier.py absent.pth --out a.csv", r"--out must end in"),
         (
             "train.py classifier.py --cfg-options train_dataloader.dataset.data_root=no",
-            r"data set no .*--cfg-options train_dataloader\.dataset\.data_root=DIR$",
+            r"data set no .*: train_dataloader\.dataset\.data_root=DIR$",
         ),
         ("train.py pretrained.py", r"pretrained .*absent/backbone\.pth"),
         ("train.py classifier.py --resume absent.pth", r"checkpoint absent\.pth does not exist"),

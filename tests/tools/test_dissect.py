@@ -255,14 +255,14 @@ def test_layers_and_models_that_cannot_be_dissected(refused, broden, tmp_path):
     )
     options = ["--data", broden, "--out", "out"]
     sentence = refused(*tiny, *options)
-    assert "does not say how large its images are: give --shape" in sentence
+    assert "does not say how large its images are: give a shape" in sentence
     assert "gives no maps (N, C, H, W), but [1, 20]" in refused(
         *tiny, *options, "--shape", 28, "--layer", "neck"
     )
     assert "is not run as a module" in refused(
         *tiny, *options, "--shape", 28, "--layer", "backbone.transitions.0.squeeze1"
     )
-    assert "pads images of 28 x 28 pixels to 32 x 32: give these as --shape" in refused(
+    assert "pads images of 28 x 28 pixels to 32 x 32: give these as the shape" in refused(
         *detector, *options, "--shape", 28
     )
     weights = torch.load(tiny[1])

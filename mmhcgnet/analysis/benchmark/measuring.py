@@ -289,7 +289,7 @@ def measure(
     """
     check_device(device)
     if peak and device == "cpu" and sys.platform != "linux":
-        raise UsageError("Only Linux tells the peak memory of a process: leave --peak out.")
+        raise UsageError("Only Linux tells the peak memory of a process: leave it out.")
     if len(set(names)) < len(names):
         raise UsageError("A model is given twice: name each one once.")
     what = f"{task}, batch {batch_size}"

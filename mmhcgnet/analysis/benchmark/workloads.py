@@ -187,7 +187,7 @@ class Workload:
         if is_detector(model):
             if device != "cpu" and ops_lack_the_gpu():
                 raise UsageError(
-                    f"{name}: MMCV's ops were compiled without CUDA: use --device cpu."
+                    f"{name}: MMCV's ops were compiled without CUDA: use the device cpu."
                 )
             if channels_last:
                 ChannelsLastHook().before_test(SimpleNamespace(model=model))

@@ -67,7 +67,7 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
         size = _size_after(transform, size)
     if size is None:
         raise UsageError(
-            "The test pipeline of the config does not say how large its images are: give --shape."
+            "The test pipeline of the config does not say how large its images are: give a shape."
         )
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     divisor = preprocessor.get("pad_size_divisor", 1)
@@ -76,13 +76,13 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
 
 
 def read_size(values: Sequence[int]) -> tuple[int, int]:
-    """Read the ``--shape`` of a tool: height and width, or a square's side.
+    """Read a shape: height and width, or a square's side.
 
     Raises:
         UsageError: If it is neither.
     """
     if len(values) not in (1, 2) or min(values) < 1:
-        raise UsageError(f"--shape takes a height and a width in pixels, got {values}.")
+        raise UsageError(f"A shape is a height and a width in pixels, got {values}.")
     return values[0], values[-1]
 
 

@@ -48,7 +48,7 @@ def check_method(method: str) -> None:
     """
     if method not in METHODS:
         raise UsageError(
-            f"There is no --cam {method}{did_you_mean(method, METHODS)}: choose one of "
+            f"There is no method {method}{did_you_mean(method, METHODS)}: choose one of "
             f"{', '.join(METHODS)}."
         )
     _import_grad_cam()
@@ -66,15 +66,15 @@ def check_layer(model: nn.Module, layer: str | None) -> None:
     """
     if is_detector(model) or not hasattr(model, "head"):
         raise UsageError(
-            "A class activation map shows what speaks for a class of an image: --cam needs a "
+            "A class activation map shows what speaks for a class of an image: it needs a "
             "classifier of MMPretrain."
         )
     layers = dict(model.named_modules())
     if layer is None and "backbone" not in layers:
-        raise UsageError("The classifier has no part called backbone: name a layer with --layer.")
+        raise UsageError("The classifier has no part called backbone: name a layer.")
     if layer is not None and layer not in layers:
         raise UsageError(
-            f"The classifier has no layer {layer!r}{did_you_mean(layer, layers)}: --layer takes "
+            f"The classifier has no layer {layer!r}{did_you_mean(layer, layers)}: give "
             "its name in the model, such as backbone.stages.3."
         )
 
@@ -147,14 +147,14 @@ class _Scores(nn.Module):
         if not isinstance(scores, Tensor) or scores.dim() != 2:
             raise UsageError(
                 f"The head of the classifier, {type(self.model.head).__name__}, gives no score to "
-                "each class, which --cam needs."
+                "each class, which a class activation map needs."
             )
         classes = scores.shape[1]
         if self.target is None:
             self.target = int(scores[0].argmax())
         if self.target not in range(classes):
             raise UsageError(
-                f"--target takes a class from 0 to {classes - 1}, as the classifier has {classes}, "
+                f"target must be a class from 0 to {classes - 1}, as the classifier has {classes}, "
                 f"got {self.target}."
             )
         self.score = scores[0, self.target].item()
@@ -201,7 +201,7 @@ def _as_map(x: Tensor, size: Sequence[int], num_extra: int, layer: str) -> Tenso
 
 def _no_map(layer: str, what: str) -> UsageError:
     return UsageError(
-        f"The output of {layer} is no map but a {what}: name another layer with --layer, for a "
+        f"The output of {layer} is no map but a {what}: name another layer, for a "
         "ViT that before its last attention, backbone.layers.11.ln1."
     )
 

@@ -93,8 +93,8 @@ def choose_modules(network: HCGNet, chosen: Sequence[str]) -> list[str]:
         matches = [name for name in names if name == choice or name.startswith(f"{choice}.")]
         if not matches:
             raise UsageError(
-                f"The network has no module {choice!r}{did_you_mean(choice, names)}: --list names "
-                "all of them."
+                f"The network has no module {choice!r}{did_you_mean(choice, names)}: choose "
+                f"of {len(names)} such as {names[0]}."
             )
         found += [name for name in matches if name not in found]
     return found

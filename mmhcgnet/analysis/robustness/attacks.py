@@ -146,7 +146,7 @@ def check_epsilons(epsilons: Sequence[float]) -> list[float]:
     for epsilon in epsilons:
         if not 0 <= epsilon <= 1:  # nor is NaN
             raise UsageError(
-                f"--epsilons are between 0 and 1, as pictures are, and {epsilon:g} is not: divide "
+                f"epsilons are between 0 and 1, as pictures are, and {epsilon:g} is not: divide "
                 "what is meant for pictures of 0 to 255 by 255."
             )
     return sorted(set(epsilons))

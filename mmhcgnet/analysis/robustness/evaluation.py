@@ -90,7 +90,7 @@ class Subject:
         self._dataset = self._build(cfg.test_dataloader).dataset
         total = len(self._dataset)
         if images > total:
-            raise UsageError(f"--images {images} is more than the {total} of {config}.")
+            raise UsageError(f"images={images} is more than the {total} of {config}.")
         images = images or total
         self.chosen = [i * total // images for i in range(images)]
         self.setup = dict(
@@ -155,8 +155,8 @@ def _unpack(data: dict, config: str) -> tuple[Tensor, Tensor]:
         )
     if len({image.shape for image in images}) > 1:
         raise UsageError(
-            f"The test pictures of {config} differ in size: crop them in the pipeline, or pass "
-            "--cfg-options test_dataloader.batch_size=1"
+            f"The test pictures of {config} differ in size: crop them in the pipeline, or set "
+            "test_dataloader.batch_size=1"
         )
     labels = [getattr(sample, "gt_label", ()) for sample in data["data_samples"]]
     if any(len(label) != 1 for label in labels):
@@ -206,7 +206,7 @@ class Results:
                 self._about[name] = dict(model, setup=dict(model["setup"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{path} holds no results of this tool: name another file with --json."
+                f"{path} holds no results of this tool: name another file for the results."
             ) from error
 
     def begin(self, subject: Subject, cells: Iterable[tuple[str, float]], device: str) -> None:
@@ -223,8 +223,8 @@ class Results:
         if other:
             what = " and ".join(f"other {key}" for key in other)
             raise UsageError(
-                f"{self.path} has results of {name} with {what}: name another file with --json, or "
-                "another model with --names, or remove that file."
+                f"{self.path} has results of {name} with {what}: name another file "
+                "for the results, give the model another name, or remove that file."
             )
         counts = self.counts.setdefault(name, {})
         for cell in cells:

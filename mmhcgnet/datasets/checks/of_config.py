@@ -88,7 +88,7 @@ def check_data(
 
     Raises:
         MissingFileError: If something is not there. The message names the expected layout, and
-            the ``--cfg-options`` which move all of it elsewhere.
+            the settings which move all of it elsewhere.
         DataError: If annotations or classes are wrong, or images are missing.
     """
     check_files(cfg, *phases)
@@ -148,7 +148,7 @@ def _missing(
     place = "" if os.path.isabs(path) else f" in {os.getcwd()}"
     begin = f"The {what} {path} ({key}) does not exist{place}: "
     if not root:
-        return MissingFileError(f"{begin}put it there, or pass --cfg-options {key}=PATH.")
+        return MissingFileError(f"{begin}put it there, or set {key}=PATH.")
 
     layout, options = [], []
     for source in sources:
@@ -167,8 +167,7 @@ def _missing(
         flag = " --classification" if PurePath(root).name == "classification" else ""
         make = f"make it with `python tools/dataset_converters/make_shapes.py{flag}`"
     return MissingFileError(
-        f"{begin}{expected}{make}, or name the folder DIR where it is: "
-        f"--cfg-options {' '.join(options)}"
+        f"{begin}{expected}{make}, or name the folder DIR where it is: {' '.join(options)}"
     )
 
 
@@ -233,7 +232,7 @@ def inspect_set_images(
         names = ", ".join(path for path, _ in items[begin : begin + 3])
         raise DataError(
             f"A process that decodes images has died, soon after {names}: open the next ones by "
-            "--workers 0 to see which, or run with fewer --workers if memory ran out."
+            "workers=0 to see which, or run with fewer workers if memory ran out."
         ) from error
     inspected.findings += found
 
@@ -691,7 +690,7 @@ def _inspect_num_classes(
     told = " and ".join(f"{key}={counts[key]}" for key in unlike)
     options = " ".join(f"{key}={count}" for key, count in unlike.items())
     text = f"The data set {source.key} has {total} and the config {told}"
-    remedy = f"mend metainfo.classes, or pass --cfg-options {options}"
+    remedy = f"mend metainfo.classes, or set {options}"
     return [Finding("num_classes unlike classes", [text], remedy)]
 
 

@@ -13,7 +13,7 @@ from mmhcgnet.errors import UsageError
 
 @HOOKS.register_module()
 class DeployHook(Hook):
-    """Test the model in its deployed form, as ``--deploy`` of ``tools/test.py`` does.
+    """Test the model in its deployed form.
 
     It switches all parts that have MMPretrain's method ``switch_to_deploy``, for good: the model
     cannot be trained thereafter.

@@ -134,7 +134,7 @@ def test_the_evaluators_file_is_checked_on_its_own(tmp_path):
     make_coco(tmp_path / "data" / "coco")
     cfg = coco_config()
     cfg.val_evaluator = [dict(type="Other"), dict(type="CocoMetric", ann_file="gone/val.json")]
-    with pytest.raises(MissingFileError, match=r"--cfg-options val_evaluator\.1\.ann_file=PATH"):
+    with pytest.raises(MissingFileError, match=r"set val_evaluator\.1\.ann_file=PATH"):
         check_data(cfg, "val")
     check_data(cfg, "train")
 
@@ -244,7 +244,7 @@ def test_classes_are_compared_with_the_heads(tmp_path):
     make_coco(tmp_path / "data")
     with pytest.raises(DataError) as info:
         check_data(cats(num_classes=80), "train")
-    (option,) = re.findall(r"--cfg-options (\S+)\.", str(info.value))
+    (option,) = re.findall(r"set (\S+)\.", str(info.value))
     cfg = cats(num_classes=80)
     cfg.merge_from_dict({option.partition("=")[0]: int(option.partition("=")[2])})
     check_data(cfg, "train")
