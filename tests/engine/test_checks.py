@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmhcgnet.checkpoints import Checkpoint
-from mmhcgnet.engine import checks
+from mmhcgnet.engine import configs
 from mmhcgnet.engine.checks import check_ops, check_pretrained_files
 from mmhcgnet.engine.configs import check_sections, load_config
 from mmhcgnet.errors import MissingFileError, UsageError
@@ -137,7 +137,7 @@ def test_pretrained_weights_behind_a_url_are_left_to_the_loader():
 )
 def test_a_gpu_that_the_ops_cannot_use(monkeypatch, device, ops, scope, refused):
     mmcv_ops = pytest.importorskip("mmcv.ops")
-    monkeypatch.setattr(checks, "get_device", lambda: device)
+    monkeypatch.setattr(configs, "get_device", lambda: device)
     monkeypatch.setattr(mmcv_ops, "get_compiling_cuda_version", lambda: ops)
     cfg = Config(dict(default_scope=scope))
     if refused:

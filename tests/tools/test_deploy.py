@@ -342,7 +342,7 @@ def both(folder, data):
 
 
 COMMANDS = {
-    "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"pass --cfg-options {DEPLOY}"),
+    "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"set {DEPLOY}"),
     "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "remove deploy=True"),
     "train": (f"train.py classifier.py --cfg-options {DEPLOY}", "cannot be trained: leave"),
     "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was converted from"),

@@ -228,12 +228,12 @@ def test_mistakes_get_one_sentence(refused, planted, tmp_path, args, sentence):
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--data", "nowhere"], "nowhere/index.csv does not exist: --data takes a folder"),
-        (["--images", "-1"], "--images takes a number of images"),
+        (["--data", "nowhere"], "nowhere/index.csv does not exist: data must be a folder"),
+        (["--images", "-1"], "images must be a number of images"),
         (["--images", "1"], "of 49 activations of a unit is less than one of them"),
-        (["--quantile", "2"], "--quantile must be between 0 and 1"),
+        (["--quantile", "2"], "quantile must be between 0 and 1"),
         (["--memory", "0"], "--memory must be above 0"),
-        (["--shape", "1", "2", "3"], "--shape takes a height and a width"),
+        (["--shape", "1", "2", "3"], "A shape is a height and a width"),
         (["--layer", "backbone.con"], "has no layer backbone.con (did you mean backbone.conv or"),
         (["--device", "cuda"], "no CUDA device"),
         (["--out", "planted.py"], "planted.py/state.npz"),
