@@ -80,7 +80,7 @@ def test(args: argparse.Namespace) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     cli.check_ops(cfg)
-    cli.check_checkpoint(cfg, args.checkpoint)
+    checkpoint = cli.check_checkpoint(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
@@ -98,7 +98,13 @@ def test(args: argparse.Namespace) -> None:
     if args.tta:
         cli.set_test_time_augmentation(cfg)
     cli.set_guards(cfg)
-    cli.check_data(cfg, "test", files_only=cli.launched_rank(cfg.launcher) > 0)
+    cli.check_data(
+        cfg,
+        "test",
+        files_only=cli.launched_rank(cfg.launcher) > 0,
+        # What it was trained on counts, and not the config; the classes are mapped by name.
+        as_in_training=checkpoint is None or not checkpoint.classes,
+    )
     cli.prepare_distributed(cfg, training=False)
 
     with cli.explain_misspelt_types():

@@ -86,6 +86,15 @@ class Checkpoint:
         return _as_dict(self.content.get("meta"))
 
     @property
+    def classes(self) -> list[str]:
+        """The names of the classes that its model was trained on; empty where it has none."""
+        dataset_meta = _as_dict(self.meta.get("dataset_meta"))
+        # MMDetection 2 and MMClassification wrote them in capitals.
+        found = [dataset_meta.get("classes"), dataset_meta.get("CLASSES"), self.meta.get("CLASSES")]
+        named = next((names for names in found if names), ())
+        return [str(name) for name in named] if isinstance(named, list | tuple) else []
+
+    @property
     def layout(self) -> str | None:
         """Which of the authors' layouts it has: ``'classification'``, ``'detection'`` or none."""
         return official_layout(find_weights(self.content))

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
+from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
@@ -30,20 +31,24 @@ def check_trainable(cfg: Config) -> None:
         )
 
 
-def check_checkpoint(cfg: Config, path: str) -> None:
+def check_checkpoint(cfg: Config, path: str) -> Checkpoint | None:
     """Check what can be told of a local checkpoint before the model is built; URLs pass.
 
     Args:
         cfg: The config that is to load it.
         path: The file, which MMEngine then does not read again.
 
+    Returns:
+        The checkpoint, ``None`` if it is not local.
+
     Raises:
         MissingFileError: If it does not exist.
         UsageError: If it cannot be read, is in one of the authors' own layouts, or of a deployed
             HCGNet and the config's is not, or the other way round.
     """
-    if is_local(path):
-        open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
+    if not is_local(path):
+        return None
+    return open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
 
 
 def check_ops(cfg: Config) -> None:

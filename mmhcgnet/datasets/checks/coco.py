@@ -432,7 +432,8 @@ _RULES = {
         False,
     ),
     "flag that is no number": (
-        "whose iscrowd is {iscrowd!r} and ignore {ignore!r}, of which any string counts as true",
+        "whose iscrowd is {iscrowd!r} and ignore {ignore!r}: any string counts as true, and null "
+        "ends an evaluation",
         "write 0 or 1",
         False,
     ),

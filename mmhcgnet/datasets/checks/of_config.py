@@ -70,7 +70,9 @@ class _Source:
         return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
 
 
-def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
+def check_data(
+    cfg: Config, *phases: str, files_only: bool = False, as_in_training: bool = True
+) -> None:
     """Check the data sets, annotation files and image folders of a run.
 
     No image is opened: it takes some ten seconds for COCO. ``tools/misc/check_data.py`` does more.
@@ -82,6 +84,7 @@ def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
             are passed over.
         files_only: Only check that the files are there, as it is enough for all but one of the
             processes of a distributed run.
+        as_in_training: Whether the classes have to be in the order of the config's training.
 
     Raises:
         MissingFileError: If something is not there. The message names the expected layout, and
@@ -91,7 +94,7 @@ def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
     check_files(cfg, *phases)
     if files_only:
         return
-    for inspected in inspect_data(cfg, *phases):
+    for inspected in inspect_data(cfg, *phases, as_in_training=as_in_training):
         for finding in sorted(inspected.findings, key=lambda finding: finding.harmless):
             if not finding.harmless:
                 raise DataError(finding.sentence)
@@ -234,7 +237,9 @@ def inspect_set_images(
     inspected.findings += found
 
 
-def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[InspectedSet]:
+def inspect_data(
+    cfg: Config, *phases: str, thorough: bool = False, as_in_training: bool = True
+) -> Iterator[InspectedSet]:
     """Inspect the COCO, folder, list and CIFAR data sets of a config; others are passed over.
 
     Args:
@@ -242,10 +247,11 @@ def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[
         phases: As of :func:`check_data`.
         thorough: Whether to read polygons, too, and to list the images of folders. No image is
             opened either way.
+        as_in_training: As of :func:`check_data`.
     """
     coco: dict[tuple, _CocoFile] = {}
     others: dict[tuple, tuple[list[str], _Source, type]] = {}
-    trained_classes = _trained_classes(cfg)
+    trained_classes = _trained_classes(cfg) if as_in_training else None
     for phase in phases:
         classes, panoptic = None, False
         sources = _phase_sources(cfg, phase)

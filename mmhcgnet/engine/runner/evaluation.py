@@ -19,13 +19,14 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 
 
-def guard_evaluator(evaluator: Evaluator) -> None:
+def guard_evaluator(evaluator: Evaluator | None) -> None:
     """Let the COCO metrics of an evaluator compute the right numbers.
 
     Args:
         evaluator: The evaluator, whose metrics are changed in place; once, if called repeatedly.
+            Loops of another kind than MMEngine's may have none.
     """
-    for metric in evaluator.metrics:
+    for metric in getattr(evaluator, "metrics", ()):
         if _is_coco(metric) and not isinstance(metric.compute_metrics, partial):
             metric.compute_metrics = partial(_compute_metrics, metric, metric.compute_metrics)
 

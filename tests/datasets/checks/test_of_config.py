@@ -666,6 +666,8 @@ def test_files_that_order_their_categories_differently_are_refused(tmp_path, ord
         cfg = config(order)
         cfg.test_dataloader = cfg.val_dataloader
         check_data(cfg, "test")
+    # Where a checkpoint says what it was trained on, predictions are mapped by name.
+    check_data(cfg, "test", as_in_training=False)
     write("val", names)
     check_data(config(names), "train", "val")
 
