@@ -244,7 +244,7 @@ def test_classes_are_compared_with_the_heads(tmp_path):
     make_coco(tmp_path / "data")
     with pytest.raises(DataError) as info:
         check_data(cats(num_classes=80), "train")
-    (option,) = re.findall(r"set (\S+)\.", str(info.value))
+    (option,) = re.findall(r"or set (\S+)\.", str(info.value))
     cfg = cats(num_classes=80)
     cfg.merge_from_dict({option.partition("=")[0]: int(option.partition("=")[2])})
     check_data(cfg, "train")
