@@ -2,13 +2,6 @@
 
 from mmhcgnet.checkpoints import use_safe_loader, write_atomically
 from mmhcgnet.datasets.checks.of_config import check_data
-from mmhcgnet.engine.checks import (
-    check_checkpoint,
-    check_frozen_backbone,
-    check_ops,
-    check_pretrained_files,
-    check_trainable,
-)
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import UsageError
@@ -31,6 +24,13 @@ from .options import (
     set_test_time_augmentation,
     set_visualization,
     set_work_dir,
+)
+from .preflight import (
+    check_checkpoint,
+    check_frozen_backbone,
+    check_ops,
+    check_pretrained_files,
+    check_trainable,
 )
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume

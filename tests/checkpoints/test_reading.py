@@ -28,8 +28,8 @@ from mmhcgnet.checkpoints import (
     use_safe_loader,
     write_atomically,
 )
+from mmhcgnet.cli.preflight import check_checkpoint
 from mmhcgnet.convert.matching import best_accuracy
-from mmhcgnet.engine.checks import check_checkpoint
 from mmhcgnet.errors import MissingFileError, UsageError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(7)}

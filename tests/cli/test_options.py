@@ -27,11 +27,7 @@ from mmhcgnet.cli.options import (
     set_visualization,
     set_work_dir,
 )
-from mmhcgnet.engine.checks import (
-    check_frozen_backbone,
-    check_pretrained_files,
-    check_trainable,
-)
+from mmhcgnet.cli.preflight import check_frozen_backbone, check_pretrained_files, check_trainable
 from mmhcgnet.engine.configs import (
     has_deployed_hcgnet,
     has_hcgnet,

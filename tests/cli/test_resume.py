@@ -14,8 +14,8 @@ from mmengine.runner.checkpoint import save_checkpoint
 
 from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
+from mmhcgnet.cli.preflight import check_checkpoint
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
-from mmhcgnet.engine.checks import check_checkpoint
 from mmhcgnet.engine.resumed_settings import overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 

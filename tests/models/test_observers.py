@@ -184,7 +184,9 @@ def test_a_changed_network_trains_in_the_plain_form(change, ran):
     compare(*results)
 
 
-@pytest.mark.parametrize("change", [*CHANGES.values(), with_quantised_linears], ids=repr)
+@pytest.mark.parametrize(
+    "change", [*CHANGES.values(), with_quantised_linears], ids=[*CHANGES, "quantised linears"]
+)
 def test_a_changed_network_is_not_deployed(change):
     network = make().eval()
     change(network)

@@ -8,7 +8,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule, PretrainedInit
 
 from mmhcgnet.checkpoints import use_safe_loader
-from mmhcgnet.engine.checks import check_pretrained_files
+from mmhcgnet.cli.preflight import check_pretrained_files
 from mmhcgnet.errors import PretrainedMismatchError, UsageError
 from mmhcgnet.models import HCGNet
 

@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.cli.preflight import check_ops, check_pretrained_files
 from mmhcgnet.engine import configs
-from mmhcgnet.engine.checks import check_ops, check_pretrained_files
 from mmhcgnet.engine.configs import check_sections, load_config
 from mmhcgnet.errors import MissingFileError, UsageError
 
