@@ -7,7 +7,7 @@ have other shapes than in the checkpoint and start anew.
 What you have decides what to start from:
 
 - a detector trained here: ``load_from`` names it, as below after
-  ``python tools/train.py configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco.py``;
+  ``python tools/train.py configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py``;
 - the authors' converted detector: ``load_from="checkpoints/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.pth"``
   and ``--replace rpn_head roi_head``, as these are for the anchors and boxes of MMDetection 1.x;
 - a backbone from ImageNet: ``load_from=None``, and without ``init_cfg=None`` in the backbone;
