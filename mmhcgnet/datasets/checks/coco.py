@@ -16,6 +16,7 @@ from .findings import EXTREME, Finding, few, is_extreme, select
 from .masks import in_fractions, inspect_masks
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
+_DEEPEST = 100  # levels of what an evaluation copies
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 # How files begin that are not in UTF-8, or are so with a mark that JSON's reader refuses.
 _MARKS = {
@@ -190,7 +191,26 @@ def inspect_coco(
         )
     if evaluated:
         found += _inspect_evaluated_ids(images, annotations, file)
+        # What pycocotools copies by recursion.
+        copied = [key for key in ("info", "categories") if _depth(content.get(key)) > _DEEPEST]
+        found += select(
+            "nesting",
+            copied,
+            lambda key: f"{file} nests {key} more than {_DEEPEST} deep",
+            "take out what is nested there",
+        )
     return found + _inspect_annotations(content, file, classes, masks, evaluated, trained)
+
+
+def _depth(value: object) -> int:
+    """How deep lists and dicts are nested."""
+    depth, level = 0, [value]
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        level = [
+            child for part in level for child in (part.values() if isinstance(part, dict) else part)
+        ]
+    return depth
 
 
 def as_instances(content: dict) -> dict:

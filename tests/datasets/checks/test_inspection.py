@@ -482,6 +482,22 @@ def test_a_flag_that_is_null_stops_an_evaluation_alone():
     assert inspect_coco(told, "a.json", masks=True) == []
 
 
+def nested(levels):
+    value = {}
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+def test_what_is_nested_too_deep_to_be_copied_is_found_before_the_evaluation():
+    assert inspect(content(info=nested(40))) == []
+    assert kinds(inspect(content(info=nested(450)))) == {"nesting": 1}
+    deep = content()
+    deep["categories"][0]["extra"] = nested(450)
+    assert kinds(inspect(deep)) == {"nesting": 1}
+    assert inspect_coco(deep, "a.json", masks=True) == []  # training copies nothing
+
+
 @pytest.mark.parametrize("key, kind", [("iscrowd", "crowd"), ("ignore", "ignored object")])
 @pytest.mark.parametrize("value", [1, True, 2.0])
 def test_objects_that_are_not_trained_on_are_counted_and_may_not_be_all(key, kind, value):
