@@ -109,7 +109,9 @@ def test_what_was_opened_ahead_is_not_read_again(tmp_path):
 
 def test_of_candidates_outlines_are_read_and_the_chosen_one_in_full(tmp_path):
     paths = [
-        save(tmp_path / f"epoch_{i}.pth", dict(STATE, meta=dict(epoch=1, iter=i, unix_time=float(i))))
+        save(
+            tmp_path / f"epoch_{i}.pth", dict(STATE, meta=dict(epoch=1, iter=i, unix_time=float(i)))
+        )
         for i in range(3)
     ]
     OPENED.clear()
