@@ -24,7 +24,8 @@ def compare(tmp_path, monkeypatch):
     config.write_text(
         f'_base_ = "{PROGRAM.parents[1]}/configs/hcgnet/'
         'hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py"\n'
-        "model = dict(backbone=dict(arch=dict(depths=(1, 1), growth_rates=(8, 8), stem='cifar')),"
+        "model = dict(backbone=dict(arch=dict("
+        "_delete_=True, depths=(1, 1), growth_rates=(8, 8), stem='cifar')),"
         " head=dict(in_channels=20))\n"
     )
     program = runpy.run_path(str(PROGRAM))

@@ -22,6 +22,8 @@ _TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
 _WORKER_DIED = re.compile(
     r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
 )
+# Seconds in which the failure of rank 0 stops the others, also on a busy machine.
+_HEAD_START = 20
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 
 
@@ -48,7 +50,7 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         with suppress(AttributeError, ValueError):  # on Windows, in a thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if launched_rank(launcher) > 0:
-            time.sleep(5)
+            time.sleep(_HEAD_START)
         print(f"error: {readable(sentence)}", file=sys.stderr, flush=True)
         sys.exit(2)
 

@@ -190,8 +190,8 @@ MISTAKES = {
     "checkpoint": (None, ("tiny.py", "a.pth"), "The checkpoint a.pth does not exist"),
     "url": (None, ("tiny.py", "https://a/b.pth"), "loaded from local files"),
     "last": (None, (*MODEL, "other.py", "tiny.pth"), "tiny.pth does not fit the model"),
-    "epsilon": (None, (*MODEL, "--epsilons", 0, 4), "--epsilons are between 0 and 1"),
-    "many": (None, (*MODEL, "--images", 10), "--images 10 is more than the 9"),
+    "epsilon": (None, (*MODEL, "--epsilons", 0, 4), "epsilons are between 0 and 1"),
+    "many": (None, (*MODEL, "--images", 10), "images=10 is more than the 9"),
     "cuda": (None, (*MODEL, "--device", "cuda"), "finds no CUDA device"),
     "plot": (None, (*MODEL, "--plot", "a.gif"), "--plot draws a .png"),
     "json": (None, (*MODEL, "--json", "tiny.py"), "holds no results of this tool"),
@@ -222,12 +222,11 @@ def test_mistakes_get_one_sentence_before_anything_is_attacked(folder, run, monk
 
 def test_without_foolbox_it_says_what_to_install(folder, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    for name in ("attacks", "robustness"):
-        monkeypatch.delitem(sys.modules, f"mmhcgnet.analysis.{name}", raising=False)
-    from mmhcgnet import analysis
+    from mmhcgnet.analysis import robustness
 
-    for name in ("attacks", "robustness"):
-        monkeypatch.delattr(analysis, name, raising=False)
+    for name in ("attacks", "evaluation"):
+        monkeypatch.delitem(sys.modules, f"{robustness.__name__}.{name}", raising=False)
+        monkeypatch.delattr(robustness, name, raising=False)
     result = run(*MODEL, code=None)
     assert result.code and "pip install 'mmhcgnet[analysis]'" in result.err
 

@@ -1,4 +1,5 @@
 import math
+import uuid
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -337,6 +338,8 @@ def train(work_dir, schedule, loop=EPOCHS, stop_at=None, resume=None):
         custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), recorder],
         resume=resume is not None,
         load_from=resume,
+        # Two runs of one second would share a name and so what they write to.
+        experiment_name=uuid.uuid4().hex,
         log_level="ERROR",
     )
     with pytest.raises(Stop) if stop_at else nullcontext():
