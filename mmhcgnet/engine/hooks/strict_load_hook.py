@@ -43,9 +43,10 @@ class StrictLoadHook(Hook):
     From then on, MMEngine reads all checkpoints by :func:`mmhcgnet.engine.use_safe_loader`.
 
     Args:
-        replaced: Parts of the model that start anew when ``load_from`` gives weights to the rest,
-            by the beginnings of their tensors' names, such as ``"roi_head.bbox_head.fc_cls"``. All
-            that the checkpoint has there is left out. It has no effect on tests and resuming.
+        replaced: Parts of the model that start from scratch when ``load_from`` gives weights to
+            the rest, by the beginnings of their tensors' names, such as
+            ``"roi_head.bbox_head.fc_cls"``. All that the checkpoint has there is left out. It has
+            no effect on tests and resuming.
         dropped: Parts that a checkpoint may have in a test though the model has not, such as a
             mask head where boxes alone are tested.
     """
@@ -66,7 +67,7 @@ class StrictLoadHook(Hook):
         """Check what was read. The names lose a leading ``module.``, which MMEngine drops, too.
 
         Raises:
-            UsageError: If it does not fit, or a part that is to start anew is not there.
+            UsageError: If it does not fit, or a part that is to start from scratch does not exist.
         """
         path = runner._load_from or "that was named"
         model = runner.model
@@ -118,12 +119,13 @@ class StrictLoadHook(Hook):
         for prefix in self.replaced:
             if prefix.rstrip(".") not in known:
                 raise UsageError(
-                    f"The model has no part {prefix} that could start anew"
+                    f"The model has no part {prefix} that could start from scratch"
                     f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
                     "mmhcgnet.StrictLoadHook."
                 )
         anew = [name for name in own if _is_in(name, self.replaced)]
-        print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
+        names = listed(anew, "tensors", most=len(anew))
+        print_log(f"Starting from scratch: {names}", logger="current")
         averaged = checkpoint.get("ema_state_dict", {})
         for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
             for name in list(tensors):
@@ -149,8 +151,8 @@ def _explaining(runner: Runner, take_over: Callable[[], None]) -> Callable[[], N
             raise
         except Exception as error:  # what a state of other values makes MMEngine raise
             raise UsageError(
-                f"The state in the checkpoint {runner._load_from} is not one that this training "
-                f"can take over ({type(error).__name__}: {error}): resume from another one, or "
+                f"The state in the checkpoint {runner._load_from} cannot be used by this "
+                f"training ({type(error).__name__}: {error}): resume from another one, or "
                 "start a new run from its weights with load_from."
             ) from error
 
@@ -200,8 +202,8 @@ def _check_training_state(runner: Runner, opened: Checkpoint) -> None:
     for wrapper, saved in pairs:
         if isinstance(wrapper, OptimWrapper) and (problem := _compare_optimizer(wrapper, saved)):
             raise UsageError(
-                f"The optimizer's state in the checkpoint {path} does not fit the config's: "
-                f"{problem}; resume with the config of that run, or start anew with load_from."
+                f"The optimizer state in the checkpoint {path} does not fit the config's: "
+                f"{problem}; resume with the config of that run, or start over with load_from."
             )
 
 
@@ -212,7 +214,7 @@ def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
         indices = [group["params"] for group in groups]
         moments = {(index, name): value for index in state for name, value in state[index].items()}
     except (KeyError, TypeError, AttributeError):
-        return "it has no groups of parameters or no state of each"
+        return "it lacks the groups of parameters or their state"
     own = wrapper.optimizer.param_groups
     counts, wanted = ([len(part) for part in parts] for parts in (indices, _params(own)))
     if counts != wanted:
@@ -223,7 +225,7 @@ def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
     for group, own_group in zip(groups, own, strict=True):
         if _SETTINGS & {*group} != _SETTINGS & {*own_group}:
             kinds = (", ".join(sorted(_SETTINGS & {*g})) or "none" for g in (group, own_group))
-            return "of another kind, with the settings {} instead of {}".format(*kinds)
+            return "it is of another kind, with the settings {} instead of {}".format(*kinds)
         for name, value in own_group.items():
             if type(value) is float and not _is_number(group.get(name, value)):
                 return f"its setting {name} is not a number"
