@@ -113,7 +113,7 @@ def check_pretrained_path(path: str) -> None:
     """Raise a ``FileNotFoundError`` if ``path`` is a local file that does not exist."""
     if "://" not in path and not osp.exists(osp.expanduser(path)):
         raise FileNotFoundError(
-            f"The pretrained backbone weights {path} are not there: convert the authors' with "
+            f"The pretrained backbone weights {path} do not exist: convert the authors' with "
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "
             "configs/hcgnet/*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "
