@@ -34,7 +34,7 @@ class DataError(UsageError):
     """Something is wrong with the images or annotations; the message names the file or key."""
 
 
-class PretrainedMismatchError(ReadableError, RuntimeError):
+class PretrainedMismatchError(UsageError, RuntimeError):
     """Pretrained weights that are not those of the backbone."""
 
 

@@ -17,8 +17,8 @@ FLOORS = (
     {"checkpoints", "convert", "datasets", "model_index", "models"},
     {"_compat", "errors", "paths", "type_names", "version", "weights"},
 )
-# What convert/ and checkpoints/ may use of the models: the shapes, and the list of networks.
-SHARED = dict(convert="mmhcgnet.models", checkpoints="mmhcgnet.models.architecture")
+# What convert/ may use of the models: the shapes, and the list of networks.
+SHARED = dict(convert="mmhcgnet.models")
 
 
 def modules():

@@ -110,9 +110,18 @@ class Checkpoint:
         return count(self.meta.get("iter"))
 
     @property
+    def lacks(self) -> list[str]:
+        """What a training would need to resume from it and it does not have."""
+        lacking = [key for key in ("epoch", "iter") if count(self.meta.get(key)) is None]
+        hub = _as_dict(self.content.get("message_hub"))
+        if not {"log_scalars", "runtime_info", "resumed_keys"} <= hub.keys():
+            lacking.append("message_hub")
+        return lacking if "optimizer" in self.content else [*lacking, "optimizer"]
+
+    @property
     def has_training_state(self) -> bool:
         """Whether a training may resume from it."""
-        return self.iteration is not None and "optimizer" in self.content
+        return not self.lacks
 
     @property
     def saved_at(self) -> float:

@@ -59,7 +59,8 @@ def find_newest(
         try:
             outline = Checkpoint.open(path, in_full=False)
             if not outline.has_training_state:
-                raise UsageError(f"The checkpoint {path} has no optimiser state or no iteration.")
+                lacking = ", ".join(outline.lacks)
+                raise UsageError(f"The checkpoint {path} has no {lacking}.")
             ages[path] = outline.saved_at, outline.iteration
         except UsageError as error:
             skipped[path] = str(error)

@@ -1,6 +1,6 @@
 """What guards a run, for configs that do not name it themselves.
 
-The package's own configs name these hooks and loops (``configs/_base_/*_runtime.py``), so that they
+The package's own configs name these hooks and loops (``configs/_base_/guards.py``), so that they
 hold under MMDetection's and MMPretrain's scripts as well. The scripts here give them to any other
 config.
 """

@@ -1,4 +1,4 @@
-"""Models in the form for inference alone, by MMPretrain's convention: ``switch_to_deploy``."""
+"""Writing the checkpoint of a deployed model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of paths and config before anything large is built or loaded."""
+"""Checks of the config and the files that it names, before anything is built."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
 from mmhcgnet.engine.configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
-from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
 from mmhcgnet.type_names import type_name
@@ -72,10 +72,7 @@ def check_pretrained_files(model: ConfigDict) -> None:
     """
     for node in nested_dicts(model):
         if type_name(node) == "Pretrained" and node.get("checkpoint"):
-            try:
-                check_pretrained_path(node["checkpoint"])
-            except FileNotFoundError as error:
-                raise MissingFileError(str(error)) from error
+            check_pretrained_path(node["checkpoint"])
             if is_local(node["checkpoint"]):
                 open_ahead(node["checkpoint"]).require()
 

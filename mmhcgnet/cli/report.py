@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
 from mmhcgnet.datasets.checks.explain import explain_building_error
-from mmhcgnet.errors import PretrainedMismatchError, ReadableError, UsageError, readable
+from mmhcgnet.errors import ReadableError, UsageError, readable
 
 from .launch import launched_rank
 
@@ -58,7 +58,7 @@ def _sentence(error: Exception) -> str | None:
     # Raised in a worker, an error of ours has a message of many lines.
     text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
     in_worker = _IN_WORKER.match(text)
-    if isinstance(error, UsageError | PretrainedMismatchError):
+    if isinstance(error, UsageError):
         # Raised in a worker, it arrives with the whole traceback for its message.
         return _LAST_ERROR.split(text)[-1].strip() if in_worker else text
     if in_worker:

@@ -1,4 +1,4 @@
-"""Reading configs, and what they say."""
+"""Reading and completing configs, and what they say."""
 
 from __future__ import annotations
 

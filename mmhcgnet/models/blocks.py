@@ -2,6 +2,7 @@
 
 Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
 AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``layers.py`` and ``gates.py`` first.
+This is the plain form; a training normally runs ``memory_saving.py``, which computes the same.
 
 An SMG module, with the names of its parts. In front of a convolution stand norm and activation::
 

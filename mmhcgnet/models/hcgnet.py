@@ -128,7 +128,7 @@ class HCGNet(BaseModule):
         stage_channels, stage_strides = [], []
         last = max(self.out_indices)
         for i in range(last + 1):
-            self.stages.append(self._build_block(i, channels, cfgs, with_cp))
+            self.stages.append(self._build_block(i, channels, cfgs))
             channels += self.arch.depths[i] * self.arch.growth_rates[i]
             stage_channels.append(channels)
             stage_strides.append(stride)
@@ -138,7 +138,7 @@ class HCGNet(BaseModule):
             elif i == last:
                 self.transitions.append(TransitionInput(channels, cfgs))
             else:
-                transition = self._build_transition(channels, cfgs, with_cp)
+                transition = self._build_transition(channels, cfgs)
                 self.transitions.append(transition)
                 channels = transition.out_channels
                 stride *= 2
@@ -154,9 +154,7 @@ class HCGNet(BaseModule):
             self.eval()
             self.switch_to_deploy()
 
-    def _build_block(
-        self, index: int, channels: int, cfgs: LayerConfigs, with_cp: bool
-    ) -> HybridBlock:
+    def _build_block(self, index: int, channels: int, cfgs: LayerConfigs) -> HybridBlock:
         growth_rate = self.arch.growth_rates[index]
         return HybridBlock(
             *(
@@ -168,13 +166,13 @@ class HCGNet(BaseModule):
                     stride=1,
                     reduction=self.arch.reduction,
                     cfgs=cfgs,
-                    with_cp=with_cp,
+                    with_cp=self.with_cp,
                 )
                 for i in range(self.arch.depths[index])
             )
         )
 
-    def _build_transition(self, channels: int, cfgs: LayerConfigs, with_cp: bool) -> SMG:
+    def _build_transition(self, channels: int, cfgs: LayerConfigs) -> SMG:
         return SMG(
             channels,
             scaled(channels, self.arch.transition_ratio),
@@ -183,7 +181,7 @@ class HCGNet(BaseModule):
             stride=2,
             reduction=self.arch.transition_reduction,
             cfgs=cfgs,
-            with_cp=with_cp,
+            with_cp=self.with_cp,
         )
 
     def init_weights(self) -> None:

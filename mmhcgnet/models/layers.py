@@ -104,7 +104,7 @@ def concatenate(features: Sequence[Tensor]) -> Tensor:
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode AD is at work.
 
-    Neither knows what checkpoints, or writes into given tensors.
+    Neither supports recomputation, nor functions that write into given tensors.
     """
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 

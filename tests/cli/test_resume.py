@@ -16,7 +16,7 @@ from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
 from mmhcgnet.cli.preflight import check_checkpoint
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
-from mmhcgnet.engine.resumed_settings import overruled_settings
+from mmhcgnet.engine.resumed_state import overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 
 
@@ -30,7 +30,7 @@ def save(path, iteration, time="20260101_120000", **changes):
         meta=dict(epoch=0, iter=iteration, time=time),
         state_dict=dict(weight=torch.ones(5)),
         optimizer=dict(state={}),
-        message_hub={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
     )
     checkpoint.update(changes)
     checkpoint = {key: value for key, value in checkpoint.items() if value is not None}
@@ -98,21 +98,30 @@ def test_time_zones_do_not_count_where_the_hook_has_noted_a_time_without(tmp_pat
     assert found(tmp_path) == path
 
 
-@pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "no optimiser", "no iteration"])
+@pytest.mark.parametrize(
+    "kind", ["flipped", "cut", "empty", "no optimizer", "no iteration", "no message hub"]
+)
 def test_one_that_cannot_be_resumed_from_is_passed_over_with_its_reason(tmp_path, kind, capsys):
     old = save(tmp_path / "epoch_2.pth", 20)
     new = save(tmp_path / "epoch_3.pth", 30)
     if kind == "flipped":
         damage(new)
-    elif kind == "no optimiser":
+    elif kind == "no optimizer":
         save(new, 30, optimizer=None)
     elif kind == "no iteration":
         save(new, 30, meta=None)
+    elif kind == "no message hub":
+        save(new, 30, message_hub=None)
     else:
         os.truncate(new, 0 if kind == "empty" else os.path.getsize(new) - 1)
     assert found(tmp_path) == old
     out = capsys.readouterr().out
-    reason = "has no optimiser state" if kind.startswith("no") else "damaged or cut short"
+    lacking = {
+        "no optimizer": "has no optimizer.",
+        "no iteration": "has no epoch, iter.",
+        "no message hub": "has no message_hub.",
+    }
+    reason = lacking.get(kind, "damaged or cut short")
     assert f"Skipped: The checkpoint {new}" in out and reason in out
     assert f"Resuming from {old}, iteration 20" in out
 

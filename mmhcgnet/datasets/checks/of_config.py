@@ -1,4 +1,4 @@
-"""What is wrong with the data of a run: checks at its start, and errors that name the file."""
+"""What is wrong with the data that a config names: checks before a run."""
 
 from __future__ import annotations
 

@@ -9,12 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
 from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
 from mmhcgnet.checkpoints.checkpoint import UNIX_TIME
@@ -83,10 +81,8 @@ class SafeCheckpointHook(CheckpointHook):
         bad = {
             name
             for key in ("state_dict", "ema_state_dict")
-            for name, value in checkpoint.get(key, {}).items()
-            if isinstance(value, Tensor)
-            and not torch.isfinite(value).all()
-            and name.removeprefix("module.") not in self._infinite
+            for name in not_finite(checkpoint.get(key, {}))
+            if name.removeprefix("module.") not in self._infinite
         }
         if bad:
             raise UsageError(
