@@ -176,15 +176,15 @@ def write_jpeg_of_cmyk(path: Path) -> None:
 
 IMAGE_FAULTS: list[tuple[str, Callable[[Path], object], str | None]] = [
     ("empty image", lambda p: p.write_bytes(b""), "is empty (0 bytes)"),
-    ("text for an image", lambda p: p.write_text("<html>404</html>"), "is no image"),
-    ("beginning of a PNG", lambda p: cut(p, 0.02), "is no image"),
-    ("half a PNG", lambda p: cut(p, 0.5), "is no image"),
-    ("PNG with a damaged header", lambda p: flip(p, 8, 30), "is no image"),
-    ("PNG with a flipped byte", lambda p: flip(p, -200, -199), "is no image"),
-    ("zeros for an image", lambda p: p.write_bytes(bytes(2000)), "is no image"),
-    ("beginning of a JPEG", lambda p: cut_jpeg(p, 0.05), "is no image"),
-    # Older versions of OpenCV leave the rest grey, which the full check tells.
-    ("JPEG without its end", lambda p: cut_jpeg(p, 0.9), "is no image"),
+    ("text for an image", lambda p: p.write_text("<html>404</html>"), "cannot be read as an image"),
+    ("beginning of a PNG", lambda p: cut(p, 0.02), "cannot be read as an image"),
+    ("half a PNG", lambda p: cut(p, 0.5), "cannot be read as an image"),
+    ("PNG with a damaged header", lambda p: flip(p, 8, 30), "cannot be read as an image"),
+    ("PNG with a flipped byte", lambda p: flip(p, -200, -199), "cannot be read as an image"),
+    ("zeros for an image", lambda p: p.write_bytes(bytes(2000)), "cannot be read as an image"),
+    ("beginning of a JPEG", lambda p: cut_jpeg(p, 0.05), "cannot be read as an image"),
+    # Older versions of OpenCV leave the rest grey, which the full check finds.
+    ("JPEG without its end", lambda p: cut_jpeg(p, 0.9), "cannot be read as an image"),
     ("image of 16 bits", write_16_bits, HARMLESS),
     ("CMYK", write_jpeg_of_cmyk, HARMLESS),
     ("grey image", lambda p: write_image(p, "L"), HARMLESS),
@@ -198,13 +198,13 @@ for _task in ("detection", "classification"):
 for _name, _make, _expected in (
     ("image that is not there", lambda p: None, "does not exist"),
     ("link to nothing", lambda p: p.symlink_to("gone.png"), "is a link to what does not exist"),
-    ("folder for an image", lambda p: p.mkdir(), "is a folder and no image"),
-    ("pipe for an image", lambda p: os.mkfifo(p), "is a pipe or device and no image"),
+    ("folder for an image", lambda p: p.mkdir(), "is a folder, not an image"),
+    ("pipe for an image", lambda p: os.mkfifo(p), "is a pipe or device, not an image"),
 ):
     fault("detection", _name, _expected)(on_image(replace(_make)))
     # Folders are listed: what is no file is no image of theirs.
     fault("classification", _name, HARMLESS)(on_image(replace(_make)))
-fault("detection", "image of another size", "is 90 wide and 40 high where its annotations say")(
+fault("detection", "image of another size", "is 90 wide and 40 high, but its annotations say")(
     on_image(lambda p: write_image(p, size=(90, 40)))
 )
 
@@ -270,14 +270,14 @@ def text_of(content: dict) -> bytes:
 NAN, INF = float("nan"), float("inf")
 for _name, _spoil, *_expected in (
     ("empty file", on_json(lambda c: b""), "is empty"),
-    ("half a file", on_json(lambda c: text_of(c)[: len(text_of(c)) // 2]), "is no JSON"),
-    ("no JSON", on_json(lambda c: b"cross 1 2 3 4"), "is no JSON"),
-    ("bytes", on_json(lambda c: b"\xff\xfe\x00\x80" * 100), "is no JSON"),
+    ("half a file", on_json(lambda c: text_of(c)[: len(text_of(c)) // 2]), "is not JSON"),
+    ("no JSON", on_json(lambda c: b"cross 1 2 3 4"), "is not JSON"),
+    ("bytes", on_json(lambda c: b"\xff\xfe\x00\x80" * 100), "is not JSON"),
     ("a list", on_json(lambda c: [1, 2]), "is a JSON list"),
     ("no categories", without("categories"), "has no 'categories'"),
     ("no images", without("images"), "has no 'images'"),
     ("no annotations", without("annotations"), "holds no annotation", HARMLESS),
-    ("images that are none", on_json(lambda c: c.update(images=[1, 2])), "no list of objects"),
+    ("images that are none", on_json(lambda c: c.update(images=[1, 2])), "not a list of objects"),
     ("empty images", emptied("images"), "names no image"),
     ("empty annotations", emptied("annotations"), "holds no annotation", HARMLESS),
     ("empty categories", emptied("categories"), "has no category 'cross'"),
@@ -343,7 +343,7 @@ for _name, _spoil, *_expected in (
         "mask of two points",
         put("annotations", "segmentation", [[1, 1, 2, 2]]),
         HARMLESS,
-        "less than three points",
+        "than three points",
     ),
     ("NaN in a mask", put("annotations", "segmentation", [[1, 1, 5, NAN, 5, 5]]), "neither"),
     (

@@ -23,11 +23,11 @@ class ReadableError(Exception):
 
 
 class UsageError(ReadableError, ValueError):
-    """A mistake that the user can mend; its message is one sentence that says how."""
+    """A mistake that the user can fix; its message is one sentence that says how."""
 
 
 class MissingFileError(UsageError, FileNotFoundError):
-    """A file or folder that the command line or the config names is not there."""
+    """A file or folder that the command line or the config names does not exist."""
 
 
 class DataError(UsageError):

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument(
         "--show-dir",
-        help="write pictures of the predictions here (detection: in <work dir>/<time>/)",
+        help="write images with the predictions here (detection: in <work dir>/<time>/)",
     )
     parser.add_argument(
         "--interval",

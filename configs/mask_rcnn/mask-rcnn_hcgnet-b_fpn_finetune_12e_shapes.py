@@ -2,7 +2,7 @@
 
 For your own data: copy this file, replace the data set base (its images are resized to 96 pixels),
 and set ``num_classes`` in both heads and ``metainfo`` in every data set. The heads' class layers
-have other shapes than in the checkpoint and start anew.
+have other shapes than in the checkpoint and start from scratch.
 
 What you have decides what to start from:
 

@@ -23,7 +23,7 @@ from mmhcgnet.weights import (
 
 from .reading import read_checkpoint
 
-UNIX_TIME = "unix_time"  # what meta calls it, beside MMEngine's local time
+UNIX_TIME = "unix_time"  # what meta calls it, next to MMEngine's local time
 MOST = 10**12  # epochs and iterations; no training has more
 
 
@@ -31,8 +31,8 @@ class Checkpoint:
     """What a file of weights holds.
 
     Args:
-        content: All that was read. The texts of configs are taken out of it: MMEngine would execute
-            them, and a file may come from anyone.
+        content: All that was read. The source of configs is taken out of it: MMEngine would execute
+            it, and a file may come from anyone.
         path: Where it comes from, for messages.
     """
 
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def lacks(self) -> list[str]:
-        """What a training would need to go on from it and it does not have."""
+        """What a training would need to resume from it and it does not have."""
         lacking = [key for key in ("epoch", "iter") if count(self.meta.get(key)) is None]
         hub = _as_dict(self.content.get("message_hub"))
         if not {"log_scalars", "runtime_info", "resumed_keys"} <= hub.keys():
@@ -120,7 +120,7 @@ class Checkpoint:
 
     @property
     def has_training_state(self) -> bool:
-        """Whether a training may go on from it."""
+        """Whether a training may resume from it."""
         return not self.lacks
 
     @property
@@ -142,7 +142,7 @@ class Checkpoint:
         with random weights.
 
         Args:
-            deployed: Whether the model is deployed, or ``None`` if it is no HCGNet.
+            deployed: Whether the model is deployed, or ``None`` if it is not an HCGNet.
 
         Returns:
             Itself.

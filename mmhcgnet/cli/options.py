@@ -72,7 +72,7 @@ def set_amp_training(cfg: Config) -> None:
         UsageError: If there is no accelerator or the config has an optimizer wrapper of its own.
     """
     if get_device() == "cpu":
-        raise UsageError("--amp trains on a GPU only, and none is there: leave --amp out.")
+        raise UsageError("--amp trains on a GPU only, and this machine has none: leave --amp out.")
     kind = type_name(cfg.optim_wrapper)
     if kind not in ("", "OptimWrapper", "AmpOptimWrapper"):
         raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
@@ -88,8 +88,8 @@ def check_amp_training(cfg: Config) -> None:
     """
     if type_name(cfg.optim_wrapper) == "AmpOptimWrapper" and get_device() == "cpu":
         raise UsageError(
-            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and none is "
-            "there: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
+            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and this "
+            "machine has none: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
         )
     _check_amp_detection(cfg, "val_cfg")
 
@@ -98,8 +98,8 @@ def set_amp_testing(cfg: Config) -> None:
     """Test in mixed precision (``--amp``).
 
     Raises:
-        UsageError: If there is no accelerator for a detector, whose boxes MMCV's ops on a CPU take
-            in single precision alone.
+        UsageError: If the model is a detector, whose boxes MMCV's ops on a CPU take in single
+            precision alone, and there is no accelerator.
     """
     cfg.test_cfg.fp16 = True
     _check_amp_detection(cfg, "test_cfg", "leave --amp out, or ")
@@ -118,7 +118,7 @@ def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:
     detection = cfg.get("default_scope") == "mmdet"
     if detection and (cfg.get(section) or {}).get("fp16") and get_device() == "cpu":
         raise UsageError(
-            "A detector runs in mixed precision on a GPU only, and none is there: "
+            "A detector runs in mixed precision on a GPU only, and this machine has none: "
             f"{advice}pass --cfg-options {section}.fp16=False."
         )
 
@@ -132,7 +132,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise UsageError(
             "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, with N "
-            "the images a step over all GPUs for which the learning rate is meant."
+            "the images per step, over all GPUs, for which the learning rate is meant."
         )
     cfg.auto_scale_lr.enable = True
 

@@ -31,7 +31,7 @@ def check_trainable(cfg: Config) -> None:
 
 
 def check_checkpoint(cfg: Config, path: str) -> Checkpoint | None:
-    """Check what can be told of a local checkpoint before the model is built; URLs pass.
+    """Check what a local checkpoint shows before the model is built; URLs pass.
 
     Args:
         cfg: The config that is to load it.
@@ -64,10 +64,10 @@ def check_ops(cfg: Config) -> None:
 
 
 def check_pretrained_files(model: ConfigDict) -> None:
-    """Check that the local files of all ``Pretrained`` initialisations are there and ours.
+    """Check that the local files of all ``Pretrained`` initialisations exist and are ours.
 
     Raises:
-        MissingFileError: If one is not there.
+        MissingFileError: If one does not exist.
         UsageError: If one is in the authors' own layout or cannot be read.
     """
     for node in nested_dicts(model):

@@ -56,8 +56,8 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
-    # Raised in a worker, an error of ours has a text of many lines.
+    """What the user reads about an error, or ``None`` if it is not their mistake."""
+    # Raised in a worker, an error of ours has a message of many lines.
     text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
     in_worker = _IN_WORKER.match(text)
     if isinstance(error, UsageError):
@@ -69,7 +69,7 @@ def _sentence(error: Exception) -> str | None:
     if match := _TIMED_OUT.match(text):
         return (
             f"A dataloader's worker has sent nothing for {match[1]} seconds, as when a file hangs "
-            "on a network drive: see to it that all images can be read, or wait for longer with "
+            "on a network drive: make sure that all images can be read, or wait longer with "
             "--cfg-options train_dataloader.timeout=SECONDS (or val_, test_; 0 for ever)."
         )
     match = _WORKER_DIED.search(text)

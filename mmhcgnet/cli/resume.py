@@ -30,11 +30,11 @@ def set_resume(cfg: Config, resume: str | None) -> bool:
             what the config itself says.
 
     Returns:
-        Whether there is a checkpoint to resume from. Without one the run starts anew, from the
+        Whether there is a checkpoint to resume from. Without one the run starts over, from the
         config's own ``load_from`` if it has any.
 
     Raises:
-        MissingFileError: If the checkpoint is named but not there.
+        MissingFileError: If the named checkpoint does not exist.
         UsageError: If the run has checkpoints and none to resume from.
     """
     if resume is None and cfg.get("resume"):
@@ -62,7 +62,7 @@ def _find(cfg: Config) -> str | None:
         newest = find_newest(folders, patterns, log)
     except UsageError as error:
         raise UsageError(
-            f"{error} Name one with --resume PATH, or give another --work-dir to start anew."
+            f"{error} Name one with --resume PATH, or give another --work-dir to start over."
         ) from error
     if newest:
         return hand_over(newest).path
@@ -87,7 +87,7 @@ def _follow(path: str | None) -> str | None:
             return str(beside)
         raise MissingFileError(
             f"{pointer} names {pointed}, which does not exist: name the checkpoint with --resume "
-            "PATH, or give another --work-dir to start anew."
+            "PATH, or give another --work-dir to start over."
         )
     return pointed or None
 

@@ -71,13 +71,13 @@ def check_layout(weights: dict[str, Any], wanted: str) -> None:
 
 
 def count_rows(weights: dict[str, Any], layer: str) -> int:
-    """Outputs of a layer by the shape of its weight or else its bias; 0 where neither tells."""
+    """Outputs of a layer by the shape of its weight or else its bias; 0 where neither shows it."""
     shapes = [_shape(weights.get(f"{layer}.{kind}")) for kind in ("weight", "bias")]
     return next((shape[0] for shape in shapes if isinstance(shape, tuple) and shape), 0)
 
 
 def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str | None) -> str:
-    """Tell a network by the names and shapes of its tensors.
+    """Recognise a network by the names and shapes of its tensors.
 
     Args:
         weights: Tensors by name.
@@ -88,7 +88,7 @@ def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str 
         The candidate of which most tensors are there.
 
     Raises:
-        LayoutError: If none is there, or it is another network than the user says.
+        LayoutError: If there is none, or it is another network than the user says.
     """
     found = {(name, _shape(value)) for name, value in weights.items()}
     scores = {name: len(found & set(shapes.items())) for name, shapes in candidates.items()}

@@ -68,7 +68,7 @@ def write_broden(
     Args:
         annotations: A JSON file of COCO's instances, with masks.
         images: The folder of its images.
-        out: The folder to write, which is not there or has no ``index.csv``.
+        out: The folder to write, which does not exist or has no ``index.csv``.
         count: How many images to take, the first ones; 0 takes all.
         side: The longer side of the label maps in pixels, at most.
 
@@ -76,8 +76,8 @@ def write_broden(
         The number of images.
 
     Raises:
-        MissingFileError: If the annotations are not there.
-        UsageError: If they are no COCO instances with masks, ``out`` is a data set already, or a
+        MissingFileError: If the annotations do not exist.
+        UsageError: If they are not COCO instances with masks, ``out`` is a data set already, or a
             number is out of range.
         DataError: If an image cannot be read or has another size than its annotations say.
     """
@@ -86,7 +86,7 @@ def write_broden(
     root = Path(out)
     if (root / "index.csv").exists():
         raise UsageError(
-            f"{root} is a data set in Broden's format already: name another folder to write to."
+            f"{root} is already a data set in Broden's format: name another folder to write to."
         )
     coco = _read_coco(annotations)
     offset = 1 + len(COLOURS)
@@ -129,7 +129,7 @@ def _read_image(path: Path, record: dict[str, Any]) -> np.ndarray:
         raise DataError(f"The annotations name {path}, which is not in the folder of the images.")
     image = cv2.imread(str(path))
     if image is None:
-        raise DataError(f"The image {path} is not there or cannot be decoded.")
+        raise DataError(f"The image {path} does not exist or cannot be decoded.")
     if image.shape[:2] != (record["height"], record["width"]):
         raise DataError(f"The image {path} has another size than its annotations say.")
     return image
@@ -165,9 +165,9 @@ def _read_coco(path: str) -> Any:
             coco = COCO(path)
         masked = all(annotation.get("segmentation") for annotation in coco.anns.values())
     except (OSError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-        raise UsageError(f"The annotations {path} are no COCO instances: {error!r}.") from error
+        raise UsageError(f"The annotations {path} are not COCO instances: {error!r}.") from error
     if not (masked and coco.anns and coco.imgs and coco.cats):
-        raise UsageError(f"The annotations {path} are no COCO instances with masks.")
+        raise UsageError(f"The annotations {path} are not COCO instances with masks.")
     return coco
 
 

@@ -29,8 +29,8 @@ def check_config_path(path: str) -> None:
     """Check that a config file exists and has a suffix that MMEngine reads.
 
     Raises:
-        MissingFileError: If it is not there; the closest existing configs are named.
-        UsageError: If it is no Python, YAML or JSON file.
+        MissingFileError: If it does not exist; the closest existing configs are named.
+        UsageError: If it is not a Python, YAML or JSON file.
     """
     if not os.path.exists(path):
         hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
@@ -42,7 +42,7 @@ def check_config_path(path: str) -> None:
 
 
 def _known_configs(path: str) -> dict[str, str]:
-    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
+    """Runnable configs next to ``path``, in ``./configs`` and in the package, by file name."""
     package = Path(__file__).parents[1]
     siblings = Path(path).parent.glob("*")
     shipped = [
@@ -89,12 +89,12 @@ def hcgnets(cfg: Config) -> list[dict]:
 
 
 def has_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet."""
+    """Return whether a config builds an HCGNet."""
     return bool(hcgnets(cfg))
 
 
 def has_deployed_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet in the deployed form."""
+    """Return whether a config builds an HCGNet in the deployed form."""
     return any(node.get("deploy") for node in hcgnets(cfg))
 
 
@@ -133,7 +133,7 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program, which can fail in any way
         for package in TOOLBOXES:
-            # MMEngine would have one install the upstream package, beside whichever line is there.
+            # MMEngine would have one install the upstream package, next to whichever line is there.
             if f"{package} is not installed" in str(error):
                 raise toolbox_missing(path, package) from error
         place = _failed_place(error, path)
@@ -226,7 +226,7 @@ def _expand_home(node: Any) -> None:
 
 
 def _failed_place(error: Exception, path: str) -> str:
-    """Tell the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
+    """Name the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame, number in traceback.walk_tb(error.__traceback__):
         # MMEngine's functions call by this name the file that they are at, or a copy of it.

@@ -25,7 +25,7 @@ _SETTINGS = {"alpha", "betas", "momentum", "rho"}
 
 
 def check_training_state(runner: Runner, opened: Checkpoint) -> None:
-    """Check that a training can go on from a checkpoint."""
+    """Check that a training can resume from a checkpoint."""
     content, meta, path = opened.content, opened.meta, opened.path
     missing = opened.lacks
     if runner.param_schedulers and not content.get("param_schedulers"):
@@ -62,8 +62,8 @@ def check_training_state(runner: Runner, opened: Checkpoint) -> None:
     for wrapper, saved in pairs:
         if isinstance(wrapper, OptimWrapper) and (problem := _compare_optimizer(wrapper, saved)):
             raise UsageError(
-                f"The optimizer's state in the checkpoint {path} does not fit the config's: "
-                f"{problem}; resume with the config of that run, or start anew with load_from."
+                f"The optimizer state in the checkpoint {path} does not fit the config's: "
+                f"{problem}; resume with the config of that run, or start over with load_from."
             )
 
 
@@ -143,7 +143,7 @@ def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
         indices = [group["params"] for group in groups]
         moments = {(index, name): value for index in state for name, value in state[index].items()}
     except (KeyError, TypeError, AttributeError):
-        return "it has no groups of parameters or no state of each"
+        return "it lacks the groups of parameters or their state"
     own = wrapper.optimizer.param_groups
     counts, wanted = ([len(part) for part in parts] for parts in (indices, _params(own)))
     if counts != wanted:
@@ -154,7 +154,7 @@ def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
     for group, own_group in zip(groups, own, strict=True):
         if _SETTINGS & {*group} != _SETTINGS & {*own_group}:
             kinds = (", ".join(sorted(_SETTINGS & {*g})) or "none" for g in (group, own_group))
-            return "of another kind, with the settings {} instead of {}".format(*kinds)
+            return "it is of another kind, with the settings {} instead of {}".format(*kinds)
         for name, value in own_group.items():
             if type(value) is float and not _is_number(group.get(name, value)):
                 return f"its setting {name} is not a number"

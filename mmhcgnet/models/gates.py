@@ -107,7 +107,7 @@ class Gate(BaseModule):
 
 
 def needs_two_vectors(norm: nn.Module) -> bool:
-    """Tell whether a norm takes statistics over the vectors of a batch."""
+    """Return whether a norm takes statistics over the vectors of a batch."""
     if not (isinstance(norm, _BatchNorm) and norm.training):
         return False
     shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()

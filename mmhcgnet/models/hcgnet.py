@@ -188,7 +188,7 @@ class HCGNet(BaseModule):
         """Initialise by ``init_cfg``.
 
         Raises:
-            FileNotFoundError: If the pretrained weights are not there.
+            FileNotFoundError: If the pretrained weights do not exist.
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
@@ -298,7 +298,7 @@ class HCGNet(BaseModule):
             module.eval().requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Tell how deep a parameter lies, for layer-wise learning rate decay.
+        """Return how deep a parameter lies, for layer-wise learning rate decay.
 
         The stem has depth 0, each SMG module one more than the module before it, transitions
         included; the final norm shares the last module's depth.

@@ -69,7 +69,7 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
     """
     num_groups = norm_cfg.get("num_groups") if isinstance(norm_cfg, dict) else None
     if num_groups is not None and (type(num_groups) is not int or num_groups < 1):
-        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, which is no integer above 0.")
+        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, not an integer above 0.")
     if num_groups is not None and num_features % num_groups:
         raise ValueError(
             f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "

@@ -115,7 +115,7 @@ def check_pretrained_path(path: str) -> None:
     """Raise a :class:`MissingFileError` if ``path`` is a local file that does not exist."""
     if is_local(path) and not osp.exists(osp.expanduser(path)):
         raise MissingFileError(
-            f"The pretrained backbone weights {path} are not there: convert the authors' with "
+            f"The pretrained backbone weights {path} do not exist: convert the authors' with "
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "
             "configs/hcgnet/*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "

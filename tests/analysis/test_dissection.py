@@ -260,7 +260,7 @@ def edit(path, old, new):
         ("label.csv", "scene(40)", "place(40)", "has no category place, which the label night"),
         ("category.csv", "name", "title", "category.csv has no column name"),
         ("index.csv", ",14,14,", ",14,,", "gives 0.png no size of label maps"),
-        ("index.csv", ",14,14,", ",14,15,", "and the index says 14 and 15"),
+        ("index.csv", ",14,14,", ",14,15,", "but the index says 14 and 15"),
         ("label.csv", "1,red-c", "7,red-c", "label.csv has no label 1, which 0.png has"),
         ("index.csv", "0_color0.png", "none.png", "none.png does not exist"),
         ("index.csv", "0.png", "none.png", "none.png cannot be read"),

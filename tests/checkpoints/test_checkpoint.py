@@ -147,10 +147,10 @@ def test_names_by_a_template_with_a_format_are_found(tmp_path):
 
 
 SENTENCES = {
-    "zeros": (bytes(4000), r"holds zeros and no checkpoint"),
+    "zeros": (bytes(4000), r"holds only zeros"),
     "nothing": (b"", r"damaged or cut short"),
-    "another archive": (b"PK\x05\x06" + bytes(18), r"damaged or cut short, or no checkpoint"),
-    "text": (b"<html>404</html>", r"no checkpoint of PyTorch"),
+    "another archive": (b"PK\x05\x06" + bytes(18), r"damaged or cut short, or not a checkpoint"),
+    "text": (b"<html>404</html>", r"not a checkpoint of PyTorch"),
 }
 
 

@@ -122,7 +122,7 @@ def test_one_that_cannot_be_resumed_from_is_passed_over_with_its_reason(tmp_path
         "no message hub": "has no message_hub.",
     }
     reason = lacking.get(kind, "damaged or cut short")
-    assert f"Passed over: The checkpoint {new}" in out and reason in out
+    assert f"Skipped: The checkpoint {new}" in out and reason in out
     assert f"Resuming from {old}, iteration 20" in out
 
 
@@ -136,7 +136,7 @@ def test_only_one_process_prints(tmp_path, capsys, monkeypatch):
 def test_a_run_never_starts_over_where_checkpoints_are(tmp_path):
     for step in (2, 3):
         damage(save(tmp_path / f"epoch_{step}.pth", 10 * step))
-    with pytest.raises(UsageError, match=r"none to resume from.*epoch_3\.pth is damaged.* 1 more"):
+    with pytest.raises(UsageError, match=r"from any .*epoch_3\.pth is damaged.* 1 more"):
         set_resume(config(tmp_path), "auto")
 
 

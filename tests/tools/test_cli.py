@@ -160,7 +160,7 @@ def test_two_processes_train_on_a_cpu(trained, folder):
 
 @slow
 def test_resume_without_a_checkpoint_says_so_and_starts_anew(trained):
-    sentence = "no checkpoint to resume from in ./work_dirs/classifier: training starts anew"
+    sentence = "no checkpoint to resume from in ./work_dirs/classifier: training starts from"
     assert sentence in trained
 
 

@@ -85,12 +85,12 @@ def test_names_of_colours():
     "args, sentence",
     [
         (["no.json", "images", "--out", "out"], "The annotations no.json do not exist."),
-        (["index.csv", "images", "--out", "out"], "index.csv are no COCO instances"),
-        (["empty.json", "images", "--out", "out"], "empty.json are no COCO instances with masks"),
-        (["a.json", "nowhere", "--out", "out"], "nowhere/val/1.png is not there"),
+        (["index.csv", "images", "--out", "out"], "index.csv are not COCO instances"),
+        (["empty.json", "images", "--out", "out"], "empty.json are not COCO instances with masks"),
+        (["a.json", "nowhere", "--out", "out"], "nowhere/val/1.png does not exist"),
         (["wide.json", "images", "--out", "out"], "another size than its annotations say"),
         (["up.json", "images", "--out", "out"], "is not in the folder of the images"),
-        (["a.json", "images", "--out", "."], "is a data set in Broden's format already"),
+        (["a.json", "images", "--out", "."], "is already a data set in Broden's format"),
         (["a.json", "images", "--out", "out", "--side", "0"], "side of the maps above 0"),
     ],
 )

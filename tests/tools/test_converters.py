@@ -158,7 +158,7 @@ def test_nothing_is_overwritten_without_being_asked(folder, convert):
     Path(CONVERTED).write_text("old")
     code, out, err = convert("official_to_mmpretrain", OFFICIAL)
     assert code == 2 and Path(CONVERTED).read_text() == "old"
-    assert f"{CONVERTED} is there already: name another file, or add --force" in only_sentence(err)
+    assert f"{CONVERTED} already exists: name another file, or add --force" in only_sentence(err)
     assert "wrote" not in out
     before = sha256(OFFICIAL)
     code, _, err = convert("official_to_mmpretrain", OFFICIAL, OFFICIAL, "--force")
@@ -199,7 +199,7 @@ NO_GOOD = {
         r"cannot be converted: by its shapes it is HCGNet-A1 and not HCGNet-B\.$",
     ),
     "truncated": (lambda path: cut(path, 0.7), (), "is damaged or cut short"),
-    "text": (lambda path: path.write_text("<html>"), (), "is damaged or cut short, or no check"),
+    "text": (lambda path: path.write_text("<html>"), (), "is damaged or cut short, or not a check"),
     "missing": (lambda path: path.unlink(), (), f"The checkpoint {OFFICIAL} does not exist"),
     "incomplete": (
         lambda path: resave(path, lambda c: c["net"].pop("module.classifier.bias")),

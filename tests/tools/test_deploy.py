@@ -288,7 +288,7 @@ NO_GOOD = {
     "absent": (lambda: os.unlink(EPOCH), (), f"checkpoint {EPOCH} does not exist"),
     "damaged": (lambda: Path(EPOCH).write_text("<html>"), (), "is damaged or cut short"),
     "same": (lambda: None, (EPOCH, "--force"), "is the file that is read"),
-    "there": (lambda: Path(DEPLOYED).write_text("old"), (), "is there already: .* --force"),
+    "there": (lambda: Path(DEPLOYED).write_text("old"), (), "already exists: .* --force"),
     "folder": (lambda: None, ("/dev/null/a.pth",), "/dev/null/a.pth cannot be written"),
 }
 

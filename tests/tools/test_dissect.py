@@ -213,7 +213,7 @@ def test_a_share_of_the_positions_is_told(run, planted, broden):
         ([], "Give CONFIG, CHECKPOINT and --data, or results to --compare."),
         (["a.py", "a.pth"], "Dissection takes CONFIG, CHECKPOINT and --data."),
         (["--compare", "no.json"], "The result no.json does not exist."),
-        (["--compare", "other.json"], "other.json is no result of a dissection"),
+        (["--compare", "other.json"], "other.json is not a dissection result"),
         (["--compare", "planted.py"], "The result planted.py cannot be read"),
         (["--compare", "other.json", "--iou", "4"], "--iou must be from 0 to 1"),
         (["--compare", "other.json", "--plot", "a.gif"], "--plot draws a .png, .pdf or .svg"),

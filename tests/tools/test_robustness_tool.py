@@ -196,14 +196,14 @@ MISTAKES = {
     "plot": (None, (*MODEL, "--plot", "a.gif"), "--plot draws a .png"),
     "json": (None, (*MODEL, "--json", "tiny.py"), "holds no results of this tool"),
     "unwritable": (None, (*MODEL, "--json", "/dev/null/a.json"), "cannot be written"),
-    "detector": (detector, MODEL, "tiny.py is of no classifier (MaskRCNN)"),
+    "detector": (detector, MODEL, "tiny.py does not build a classifier (MaskRCNN)"),
     "data": (None, (*MODEL, "--cfg-options", "test_dataloader.dataset.data_prefix=no"), "no ("),
     "sizes": (other_size, MODEL, "differ in size"),
     "damaged": (damage, MODEL, "The image pictures/a/0.png"),
     "classes": (fourth_class, MODEL, "has 4 classes"),
     "head": (no_scores, MODEL, "The head of tiny.py, ClsHead, gives no score for each class"),
-    "pipeline": (normalised, MODEL, "packs no pictures of 0 to 255"),
-    "labels": (several_labels, MODEL, "have not one label for each picture"),
+    "pipeline": (normalised, MODEL, "does not pack images of 0 to 255"),
+    "labels": (several_labels, MODEL, "do not have exactly one label for each image"),
     "other": (results_of_other_weights, MODEL, "other model and other weights and other data"),
 }
 

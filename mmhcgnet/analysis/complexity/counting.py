@@ -33,7 +33,7 @@ class Complexity:
     """What a model or a part of it costs for one image.
 
     Args:
-        params: Parameters, frozen ones included; running statistics are none.
+        params: Parameters, frozen ones included; running statistics do not count.
         multiply_adds: Multiply-adds of convolutions and fully connected layers, what the paper's
             FLOPs are. Biases, norms, activations, pooling and resizing are left out.
         products: Multiply-adds of products between two maps, such as attention.
@@ -151,7 +151,7 @@ def _count_operations(probe: nn.Module, image: Tensor) -> dict[str, Counter[str]
     }
     operations = {"": by_module.get("Global.", Counter())}
     for part, _ in probe.named_children():
-        # MMDetection calls the forward of some heads past the module itself: what they call tells.
+        # MMDetection calls the forward of some heads past the module itself; what they call shows.
         inside = [name for name in by_module if name.startswith(f"{root}.{part}.")]
         outermost = [
             name for name in inside if not any(name.startswith(o) for o in inside if o != name)

@@ -273,7 +273,7 @@ class Dissection:
         workers: Processes that read images and labels.
         memory: Bytes that :class:`LargestValues` may take.
         folder: Where the state is saved; it is read from there.
-        setup: What else tells this dissection from others, by name.
+        setup: What else distinguishes this dissection from others, by name.
 
     Attributes:
         thresholds (Tensor): Of each unit.
@@ -438,7 +438,7 @@ class Dissection:
             setup = json.loads(str(state.pop("setup")))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"{self._path}, from which to go on, cannot be read: delete it to start over."
+                f"{self._path}, from which to continue, cannot be read: delete it to start over."
             ) from error
         others = [key for key, value in self._setup.items() if setup.get(key) != value]
         if others:
@@ -489,7 +489,7 @@ def _say(text: str) -> None:
 
 
 def channel_order(cfg: Config) -> str:
-    """Tell in which order the model of a config wants the channels of an image.
+    """Say in which order the model of a config wants the channels of an image.
 
     Files are read as BGR, and CIFAR's images, which no transform loads, are RGB.
     """
@@ -513,7 +513,7 @@ def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:
 
 
 def describe(dissection: Dissection, data: Broden) -> list[dict[str, Any]]:
-    """Tell of each unit which concept it fits best.
+    """Say of each unit which concept it fits best.
 
     Returns:
         For each unit a dict with ``unit``, its number from 0; ``concept`` and ``category``, or

@@ -48,7 +48,7 @@ def check_method(method: str) -> None:
     """
     if method not in METHODS:
         raise UsageError(
-            f"There is no method {method}{did_you_mean(method, METHODS)}: choose one of "
+            f"The method {method} does not exist{did_you_mean(method, METHODS)}: choose one of "
             f"{', '.join(METHODS)}."
         )
     _import_grad_cam()
@@ -62,7 +62,7 @@ def check_layer(model: nn.Module, layer: str | None) -> None:
         layer: Name of a layer in it; ``None`` for the last map of the backbone.
 
     Raises:
-        UsageError: If it is no classifier or has no such layer.
+        UsageError: If it is not a classifier or has no such layer.
     """
     if is_detector(model) or not hasattr(model, "head"):
         raise UsageError(
@@ -101,7 +101,7 @@ def activation_map(
         its score before any softmax.
 
     Raises:
-        UsageError: If there is no such class, the layer's output is no map, or the package
+        UsageError: If there is no such class, the layer's output is not a map, or the package
             grad-cam is not installed.
     """
     package = _import_grad_cam()
@@ -201,7 +201,7 @@ def _as_map(x: Tensor, size: Sequence[int], num_extra: int, layer: str) -> Tenso
 
 def _no_map(layer: str, what: str) -> UsageError:
     return UsageError(
-        f"The output of {layer} is no map but a {what}: name another layer, for a "
+        f"The output of {layer} is not a map but a {what}: name another layer, for a "
         "ViT that before its last attention, backbone.layers.11.ln1."
     )
 

@@ -66,7 +66,7 @@ class _Source:
 
     @property
     def is_fetched(self) -> bool:
-        """Whether the run fetches its files if they are not there."""
+        """Whether the run fetches its files if they do not exist."""
         return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
 
 
@@ -87,7 +87,7 @@ def check_data(
         as_in_training: Whether the classes have to be in the order of the config's training.
 
     Raises:
-        MissingFileError: If something is not there. The message names the expected layout, and
+        MissingFileError: If something does not exist. The message names the expected layout, and
             the settings which move all of it elsewhere.
         DataError: If annotations or classes are wrong, or images are missing.
     """
@@ -210,8 +210,8 @@ def inspect_set_images(
 
     Args:
         inspected: The set, changed in place.
-        workers: Processes that decode beside this one.
-        progress: Is told how many images are done, and of how many.
+        workers: Processes that decode besides this one.
+        progress: Gets how many images are done, and of how many.
 
     Raises:
         DataError: If an image crashes the process that decodes it.
@@ -231,7 +231,7 @@ def inspect_set_images(
         begin = done % len(items)
         names = ", ".join(path for path, _ in items[begin : begin + 3])
         raise DataError(
-            f"A process that decodes images has died, soon after {names}: open the next ones by "
+            f"A process that decodes images died soon after {names}: open the next ones with "
             "workers=0 to see which, or run with fewer workers if memory ran out."
         ) from error
     inspected.findings += found
@@ -280,7 +280,7 @@ def inspect_data(
 
 @dataclass
 class _Trained:
-    """The classes in the order of the training, and the file that tells it better than a config."""
+    """The classes in the order of the training, and the file that knows it better than a config."""
 
     classes: Sequence[str] | None
     file: str | None = None
@@ -404,7 +404,7 @@ def _inspect_coco_file(
         taken = _taken(instances, source, file.classes, panoptic)
         if not taken:
             text = f"The data set {source.key} takes none of the images in {file.path}"
-            remedy = "mend its filter_cfg or indices, or annotate the images"
+            remedy = "fix its filter_cfg or indices, or annotate the images"
             inspected.findings.append(Finding("no images taken", [text], remedy))
         prefix = source.cfg.get("data_prefix") or {}
         folder = source.join(prefix.get("img") or "")
@@ -494,7 +494,7 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[
         for source, file in zip(tested, files, strict=True):
             content, faults = read_coco(file)
             if not content:
-                break  # told where the data set is inspected
+                break  # reported where the data set is inspected
             try:
                 taken = _taken(
                     content, source, _classes(_dataset_class(cfg, source), source), False
@@ -597,8 +597,8 @@ def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
             text = f"The file {path} does not exist"
             findings.append(Finding("missing file", [text], remedy, harmless=fetched))
         elif not check_md5(path, md5):
-            text = f"The file {path} is not as it was published (another MD5)"
-            findings.append(Finding("damaged file", [text], "remove it and fetch it anew"))
+            text = f"The file {path} differs from the published one (another MD5)"
+            findings.append(Finding("damaged file", [text], "remove it and fetch it again"))
     return merge(findings)
 
 
@@ -627,26 +627,26 @@ def _dataset_class(cfg: Config, source: _Source) -> type | None:
 
 
 def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
-    """The classes that a data set gets from its type and config; a text if it is given one."""
+    """The classes that a data set gets from its type and config; a string if it is given one."""
     try:
         classes = kind._load_metainfo(source.cfg.get("metainfo")).get("classes")
         given = source.cfg.get("classes")
         if isinstance(given, str):
             given = list_from_file(os.path.expanduser(given))
         return given or classes
-    except Exception:  # it is told, with its cause, when the data set is built
+    except Exception:  # it is reported, with its cause, when the data set is built
         return None
 
 
 def _inspect_class_names(
     source: _Source, classes: object, trained_classes: Sequence[str] | None
 ) -> list[Finding]:
-    """Find names of classes that are none, or that training has under another number."""
+    """Find names of classes that are invalid, or that training has under another number."""
     if classes is None:
         return []
     if not isinstance(classes, list | tuple):
         word = "string" if isinstance(classes, str) else type(classes).__name__
-        text = f"{source.key}.metainfo.classes is the {word} {classes!r} and no list"
+        text = f"{source.key}.metainfo.classes is the {word} {classes!r}, not a list"
         return [Finding("classes that are no list", [text], f"write ({classes!r},)")]
     marked = [name for name in classes if isinstance(name, str) and name.startswith("\ufeff")]
     found = select(
@@ -689,12 +689,12 @@ def _inspect_num_classes(
         return []
     told = " and ".join(f"{key}={counts[key]}" for key in unlike)
     options = " ".join(f"{key}={count}" for key, count in unlike.items())
-    text = f"The data set {source.key} has {total} and the config {told}"
-    remedy = f"mend metainfo.classes, or set {options}"
+    text = f"The data set {source.key} has {total}, but the config has {told}"
+    remedy = f"fix metainfo.classes, or set {options}"
     return [Finding("num_classes unlike classes", [text], remedy)]
 
 
-# The parts of a model that tell classes apart, and what they call the numbers of these.
+# The parts of a model that distinguish classes, and what they call the numbers of these.
 _HEADS = {
     **dict.fromkeys(("head", "bbox_head", "mask_head", "query_head"), ("num_classes",)),
     **dict.fromkeys(

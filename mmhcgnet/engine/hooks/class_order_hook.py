@@ -36,7 +36,7 @@ class ClassOrderHook(Hook):
             return
         if len(set(trained)) == len(trained) and sorted(trained) == sorted(map(str, tested)):
             print_log(
-                f"The checkpoint was trained on the classes {_few(trained)}, and the tested set "
+                f"The checkpoint was trained on the classes {_few(trained)}, and the test set "
                 f"has them in another order, {_few(tested)}: predictions are mapped by name.",
                 "current",
                 logging.WARNING,
@@ -44,8 +44,8 @@ class ClassOrderHook(Hook):
             _map_predictions(runner.model, [trained.index(name) for name in tested])
         else:
             print_log(
-                f"The checkpoint was trained on other classes than the tested set has, "
-                f"{_few(trained)} and {_few(tested)}: the metrics compare them by number.",
+                f"The checkpoint was trained on other classes than the test set has "
+                f"({_few(trained)} and {_few(tested)}): the metrics compare them by number.",
                 "current",
                 logging.WARNING,
             )

@@ -27,7 +27,7 @@ class ImageNameHook(Hook):
             names = {os.path.basename(path) for path in paths}
             root = os.path.commonpath([os.path.dirname(path) for path in paths])
         except (AttributeError, KeyError, TypeError, ValueError):
-            return  # images that are no files
+            return  # images that are not files
         if len(names) == len(paths):
             return
         for method in ("add_datasample", "visualize_cls"):

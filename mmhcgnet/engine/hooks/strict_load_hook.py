@@ -36,9 +36,10 @@ class StrictLoadHook(Hook):
     From then on, MMEngine reads all checkpoints by :func:`mmhcgnet.engine.use_safe_loader`.
 
     Args:
-        replaced: Parts of the model that start anew when ``load_from`` gives weights to the rest,
-            by the beginnings of their tensors' names, such as ``"roi_head.bbox_head.fc_cls"``. All
-            that the checkpoint has there is left out. It has no effect on tests and resuming.
+        replaced: Parts of the model that start from scratch when ``load_from`` gives weights to
+            the rest, by the beginnings of their tensors' names, such as
+            ``"roi_head.bbox_head.fc_cls"``. All that the checkpoint has there is left out. It has
+            no effect on tests and resuming.
         dropped: Parts that a checkpoint may have in a test though the model has not, such as a
             mask head where boxes alone are tested.
     """
@@ -59,7 +60,7 @@ class StrictLoadHook(Hook):
         """Check what was read. The names lose a leading ``module.``, which MMEngine drops, too.
 
         Raises:
-            UsageError: If it does not fit, or a part that is to start anew is not there.
+            UsageError: If it does not fit, or a part that is to start from scratch does not exist.
         """
         path = runner._load_from or "that was named"
         model = runner.model
@@ -111,12 +112,13 @@ class StrictLoadHook(Hook):
         for prefix in self.replaced:
             if prefix.rstrip(".") not in known:
                 raise UsageError(
-                    f"The model has no part {prefix} that could start anew"
+                    f"The model has no part {prefix} that could start from scratch"
                     f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
                     "mmhcgnet.StrictLoadHook."
                 )
         anew = [name for name in own if _is_in(name, self.replaced)]
-        print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
+        names = listed(anew, "tensors", most=len(anew))
+        print_log(f"Starting from scratch: {names}", logger="current")
         averaged = checkpoint.get("ema_state_dict", {})
         for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
             for name in list(tensors):
@@ -142,8 +144,8 @@ def _explaining(runner: Runner, take_over: Callable[[], None]) -> Callable[[], N
             raise
         except Exception as error:  # what a state of other values makes MMEngine raise
             raise UsageError(
-                f"The state in the checkpoint {runner._load_from} is not one that this training "
-                f"can take over ({type(error).__name__}: {error}): resume from another one, or "
+                f"The state in the checkpoint {runner._load_from} cannot be used by this "
+                f"training ({type(error).__name__}: {error}): resume from another one, or "
                 "start a new run from its weights with load_from."
             ) from error
 

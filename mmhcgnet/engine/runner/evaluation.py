@@ -47,8 +47,8 @@ def _compute_metrics(metric: BaseMetric, compute: Callable, results: list) -> di
     first = {truth["img_id"]: i for i, (truth, _) in reversed(list(enumerate(results)))}
     if len(first) < len(results):
         _warn(
-            f"{len(results) - len(first):,} of {len(results):,} tested images were tested before: "
-            "each counts once."
+            f"{len(results) - len(first):,} of {len(results):,} tested images had been "
+            "tested already: each counts once."
         )
         results = [results[i] for i in sorted(first.values())]
     if metric.img_ids is None:

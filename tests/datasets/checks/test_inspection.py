@@ -77,8 +77,8 @@ def test_what_is_no_file_is_found_and_not_waited_for(tmp_path):
         name: inspect_image(str(tmp_path / name))[0].examples[0]
         for name in ("pipe", "link", "absent", ".")
     }
-    ends = dict(pipe="is a pipe or device and no image", link="is a link to what does not exist")
-    ends |= {"absent": "does not exist", ".": "is a folder and no image"}
+    ends = dict(pipe="is a pipe or device, not an image", link="is a link to what does not exist")
+    ends |= {"absent": "does not exist", ".": "is a folder, not an image"}
     for name, end in ends.items():
         assert found[name].startswith(str(tmp_path)) and found[name].endswith(end)
     assert kinds(inspect_image("a\0b.png")) == {"unreadable image": 1}
@@ -102,7 +102,7 @@ def test_the_size_is_the_one_after_the_rotation_of_the_camera(tmp_path):
     path = noise(tmp_path / "a.jpg", kind="JPEG", exif=exif)
     assert inspect_image(path, (30, 20)) == []
     (found,) = inspect_image(path, (20, 30))
-    assert "is 20 wide and 30 high where its annotations say 30 and 20" in found.sentence
+    assert "is 20 wide and 30 high, but its annotations say 30 and 20" in found.sentence
 
 
 def test_many_images_keep_their_order_whatever_the_workers(tmp_path):
@@ -122,9 +122,9 @@ def test_a_listing_finds_what_is_not_there_and_opens_nothing(tmp_path):
 
 
 def test_findings_of_a_kind_are_counted_and_some_shown():
-    found = merge(Finding("empty", [f"{i}.png is empty"], "mend it") for i in range(9))
+    found = merge(Finding("empty", [f"{i}.png is empty"], "fix it") for i in range(9))
     assert (found[0].count, len(found[0].examples)) == (9, EXAMPLES) and len(found) == 1
-    assert found[0].sentence == "0.png is empty (and 8 more like it): mend it."
+    assert found[0].sentence == "0.png is empty (and 8 more like it): fix it."
 
 
 # COCO
@@ -189,14 +189,14 @@ def test_polygons_are_left_out_of_what_is_read_and_nothing_else(tmp_path, separa
     "text, part",
     [
         (b"", "is empty"),
-        (b"cat 1 2", "is no JSON"),
-        (b'{"images": [', "is no JSON"),
-        (b"\xff\x00\xfe", "is no JSON"),
-        (b"[" * 100000, "is no JSON"),
+        (b"cat 1 2", "is not JSON"),
+        (b'{"images": [', "is not JSON"),
+        (b"\xff\x00\xfe", "is not JSON"),
+        (b"[" * 100000, "is not JSON"),
         (b"[1]", "is a JSON list"),
         (b"{}", "has no 'images'"),
         (b'{"images": [{"id": 1}]}', "has no 'categories'"),
-        (b'{"images": {}, "categories": []}', "'images' that are no list"),
+        (b'{"images": {}, "categories": []}', "'images' that is not a list"),
         (b'{"images": [], "categories": []}', "names no image"),
     ],
 )
@@ -383,7 +383,7 @@ def test_lists_of_images(tmp_path, text, harmless, expected):
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
-    assert "no UTF-8 text" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
+    assert "not UTF-8" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
 
 
 # Small files that take much
@@ -453,7 +453,7 @@ def test_json_is_read_in_plain_utf8_alone_as_pycocotools_does(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     found, (finding,) = read_coco(str(tmp_path / "a.json"))
     assert found == {} and not finding.harmless
-    assert "is no JSON in plain UTF-8" in finding.sentence and "save it" in finding.sentence
+    assert "is not JSON in plain UTF-8" in finding.sentence and "save it" in finding.sentence
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -644,7 +644,7 @@ def test_images_are_read_as_the_pipeline_reads_them(tmp_path):
         "image of another size": 1
     }
     (found,) = inspect_image(str(tmp_path / "b.npy"), None, loader)
-    assert "no image that can be read (ValueError" in found.sentence
+    assert "cannot be read as an image (ValueError" in found.sentence
 
     stock = dict(type="LoadImageFromFile", color_type="color_ignore_orientation")
     assert not loads_by_default(stock) and loads_by_default(dict(type=LoadImageFromFile))

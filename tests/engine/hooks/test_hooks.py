@@ -266,7 +266,7 @@ def test_a_network_that_cannot_be_deployed_is_told():
 
 def test_averaged_weights_are_not_exchanged_with_deployed_ones():
     model = Model()
-    with pytest.raises(UsageError, match="EMAHook .*: drop it from custom_hooks"):
+    with pytest.raises(UsageError, match="EMAHook .*: remove it from custom_hooks"):
         before_test(model, [EMAHook()])
     assert not model.backbone.deployed
 

@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(tmp_path, trained, fault, purpose):
         runner.test() if purpose == "test" else runner.train()
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert runner.iter == 0 and not runner._has_loaded
-    # A test knows no parts that start anew.
+    # A test knows no parts that start from scratch.
     assert purpose == "load_from" or "replaced=" not in str(error.value)
 
 
@@ -258,7 +258,7 @@ def test_other_classes_are_refused_with_the_option_that_allows_them(tmp_path, tr
     with pytest.raises(
         UsageError,
         match=r"2 of another shape \(roi_head\.fc_cls\.weight \(3, 4\) instead of \(5, 4\), .*\); "
-        r".* start anew with default_hooks\.strict_load\.replaced=\[roi_head\.fc_cls\]\.$",
+        r".* start from scratch with default_hooks\.strict_load\.replaced=\[roi_head\.fc_cls\]\.$",
     ):
         make_runner(tmp_path, Net(classes=5), trained).train()
 
@@ -287,7 +287,7 @@ EMA_HOOKS = dict(none=[], mmengine=[dict(type=EMAHook)], mmpretrain=[dict(type=M
 
 @pytest.mark.parametrize("ema", EMA_HOOKS)
 @pytest.mark.parametrize("classes", [3, 5], ids=["same-classes", "other-classes"])
-def test_replaced_parts_start_anew_and_the_rest_is_loaded(tmp_path, trained, classes, ema):
+def test_replaced_parts_start_from_scratch_and_the_rest_is_loaded(tmp_path, trained, classes, ema):
     """The learning rate is zero: the weights after the training are those that it began with."""
     model = Net(classes)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -298,10 +298,10 @@ def test_replaced_parts_start_anew_and_the_rest_is_loaded(tmp_path, trained, cla
         assert torch.equal(tensor, initial[name] if name in HEADS else saved[name]), name
 
 
-def test_what_starts_anew_is_logged(tmp_path, trained):
+def test_what_starts_from_scratch_is_logged(tmp_path, trained):
     make_runner(tmp_path, Net(5), trained, replaced="roi_head.fc_cls", log_level="INFO").train()
     logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.log"))
-    assert f"Starting anew: 2 tensors ({', '.join(HEADS)})" in logs
+    assert f"Starting from scratch: 2 tensors ({', '.join(HEADS)})" in logs
 
 
 def test_a_part_that_only_the_checkpoint_has_is_left_out(tmp_path, trained):
@@ -354,11 +354,11 @@ STATES = {
     ),
     "no groups": (
         lambda c: dict(c, optimizer=[]),
-        "has no groups of parameters or no",
+        "it lacks the groups of parameters or",
     ),
     "the averaged weights of another model": (
         setting("module.backbone.0.weight", torch.ones(7, 2), "ema_state_dict"),
-        r"of another model than its state_dict: 1 without counterpart \(module\.backbone\.0\.w",
+        r"of a different model than its state_dict: 1 without counterpart \(module\.backbone\.0\.w",
     ),
 }
 

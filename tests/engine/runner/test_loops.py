@@ -171,7 +171,7 @@ def base_loader():
     )
 
 
-def test_with_another_batch_size_the_epoch_begins_anew(tmp_path, warnings):
+def test_with_another_batch_size_the_epoch_starts_over(tmp_path, warnings):
     _, resumed = stop_and_resume(
         tmp_path,
         EPOCHS,
@@ -179,7 +179,7 @@ def test_with_another_batch_size_the_epoch_begins_anew(tmp_path, warnings):
         second=dict(loader=dict(base_loader(), batch_size=5, sampler=build_sampler(EPOCHS))),
     )
     (warning,) = warnings
-    assert "had trained 2 of 4 batches of epoch 2; now it has 2, and it begins anew" in warning
+    assert "had trained 2 of 4 batches of epoch 2; now it has 2, and it starts over" in warning
     assert [idx for idx, _ in resumed.note.order] == [0, 1, 0, 1]
 
 
