@@ -29,7 +29,9 @@ def save(folder, iteration, weight=1.0):
     path = str(folder / f"iter_{iteration}.pth")
     weights = dict(weight=torch.tensor([weight]))
     meta = dict(epoch=0, iter=iteration, time="20260101_120000")
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
     checkpoint = dict(meta=meta, state_dict=weights, ema_state_dict=weights, optimizer={})
+    checkpoint["message_hub"] = hub
     save_checkpoint(checkpoint, path)
     (folder / "last_checkpoint").write_text(path)
     return checkpoint
