@@ -7,13 +7,13 @@ VENV_PYTHON := .venv/bin/python
 .PHONY: help setup demo test test-all test-gpu bench campaigns lint format clean
 
 help:
-	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, show pictures"
+	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, save images"
 	@echo "make test      run the tests but for the slow ones (all of them where CI=true)"
 	@echo "make test-all  run all tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
 	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
 	@echo "make campaigns kill, damage, attack and mislead runs some 1,000 times (more than an hour on 2 cores)"
-	@echo "make lint      check the code's style; make format mends most of it"
+	@echo "make lint      check the code's style; make format fixes most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
 

@@ -86,8 +86,8 @@ def run(images: np.ndarray, labels: np.ndarray, weight_init: str, seed: int, ste
     model.eval()
     right = 0
     with torch.no_grad():
-        for i in range(0, HELD_OUT, 250):
-            right += int((classify(images[i : i + 250]).argmax(1) == truth[i : i + 250]).sum())
+        for batch in np.array_split(np.arange(HELD_OUT), -(-HELD_OUT // 250)):
+            right += int((classify(images[batch]).argmax(1) == truth[batch]).sum())
     return dict(losses=losses, accuracy=100 * right / HELD_OUT)
 
 

@@ -176,15 +176,15 @@ def write_jpeg_of_cmyk(path: Path) -> None:
 
 IMAGE_FAULTS: list[tuple[str, Callable[[Path], object], str | None]] = [
     ("empty image", lambda p: p.write_bytes(b""), "is empty (0 bytes)"),
-    ("text for an image", lambda p: p.write_text("<html>404</html>"), "is no image"),
-    ("beginning of a PNG", lambda p: cut(p, 0.02), "is no image"),
-    ("half a PNG", lambda p: cut(p, 0.5), "is no image"),
-    ("PNG with a damaged header", lambda p: flip(p, 8, 30), "is no image"),
-    ("PNG with a flipped byte", lambda p: flip(p, -200, -199), "is no image"),
-    ("zeros for an image", lambda p: p.write_bytes(bytes(2000)), "is no image"),
-    ("beginning of a JPEG", lambda p: cut_jpeg(p, 0.05), "is no image"),
-    # Older versions of OpenCV leave the rest grey, which the full check tells.
-    ("JPEG without its end", lambda p: cut_jpeg(p, 0.9), "is no image"),
+    ("text for an image", lambda p: p.write_text("<html>404</html>"), "cannot be read as an image"),
+    ("beginning of a PNG", lambda p: cut(p, 0.02), "cannot be read as an image"),
+    ("half a PNG", lambda p: cut(p, 0.5), "cannot be read as an image"),
+    ("PNG with a damaged header", lambda p: flip(p, 8, 30), "cannot be read as an image"),
+    ("PNG with a flipped byte", lambda p: flip(p, -200, -199), "cannot be read as an image"),
+    ("zeros for an image", lambda p: p.write_bytes(bytes(2000)), "cannot be read as an image"),
+    ("beginning of a JPEG", lambda p: cut_jpeg(p, 0.05), "cannot be read as an image"),
+    # Older versions of OpenCV leave the rest grey, which the full check finds.
+    ("JPEG without its end", lambda p: cut_jpeg(p, 0.9), "cannot be read as an image"),
     ("image of 16 bits", write_16_bits, HARMLESS),
     ("CMYK", write_jpeg_of_cmyk, HARMLESS),
     ("grey image", lambda p: write_image(p, "L"), HARMLESS),
@@ -198,13 +198,13 @@ for _task in ("detection", "classification"):
 for _name, _make, _expected in (
     ("image that is not there", lambda p: None, "does not exist"),
     ("link to nothing", lambda p: p.symlink_to("gone.png"), "is a link to what does not exist"),
-    ("folder for an image", lambda p: p.mkdir(), "is a folder and no image"),
-    ("pipe for an image", lambda p: os.mkfifo(p), "is a pipe or device and no image"),
+    ("folder for an image", lambda p: p.mkdir(), "is a folder, not an image"),
+    ("pipe for an image", lambda p: os.mkfifo(p), "is a pipe or device, not an image"),
 ):
     fault("detection", _name, _expected)(on_image(replace(_make)))
     # Folders are listed: what is no file is no image of theirs.
     fault("classification", _name, HARMLESS)(on_image(replace(_make)))
-fault("detection", "image of another size", "is 90 wide and 40 high where its annotations say")(
+fault("detection", "image of another size", "is 90 wide and 40 high, but its annotations say")(
     on_image(lambda p: write_image(p, size=(90, 40)))
 )
 
@@ -270,14 +270,14 @@ def text_of(content: dict) -> bytes:
 NAN, INF = float("nan"), float("inf")
 for _name, _spoil, *_expected in (
     ("empty file", on_json(lambda c: b""), "is empty"),
-    ("half a file", on_json(lambda c: text_of(c)[: len(text_of(c)) // 2]), "is no JSON"),
-    ("no JSON", on_json(lambda c: b"cross 1 2 3 4"), "is no JSON"),
-    ("bytes", on_json(lambda c: b"\xff\xfe\x00\x80" * 100), "is no JSON"),
+    ("half a file", on_json(lambda c: text_of(c)[: len(text_of(c)) // 2]), "is not JSON"),
+    ("no JSON", on_json(lambda c: b"cross 1 2 3 4"), "is not JSON"),
+    ("bytes", on_json(lambda c: b"\xff\xfe\x00\x80" * 100), "is not JSON"),
     ("a list", on_json(lambda c: [1, 2]), "is a JSON list"),
     ("no categories", without("categories"), "has no 'categories'"),
     ("no images", without("images"), "has no 'images'"),
     ("no annotations", without("annotations"), "holds no annotation", HARMLESS),
-    ("images that are none", on_json(lambda c: c.update(images=[1, 2])), "no list of objects"),
+    ("images that are none", on_json(lambda c: c.update(images=[1, 2])), "not a list of objects"),
     ("empty images", emptied("images"), "names no image"),
     ("empty annotations", emptied("annotations"), "holds no annotation", HARMLESS),
     ("empty categories", emptied("categories"), "has no category 'cross'"),
@@ -312,13 +312,38 @@ for _name, _spoil, *_expected in (
     ("box of negative width", put("annotations", "bbox", [5, 5, -4, 9]), HARMLESS),
     ("box outside the image", put("annotations", "bbox", [900, 900, 9, 9]), HARMLESS),
     ("all boxes of no width", put("annotations", "bbox", [5, 5, 0, 9], True), "no annotation that"),
+    ("file with a byte order mark", on_json(lambda c: b"\xef\xbb\xbf" + text_of(c)), "plain UTF-8"),
+    ("file in UTF-16", on_json(lambda c: json.dumps(c).encode("utf-16")), "plain UTF-8"),
+    ("iscrowd that is a string", put("annotations", "iscrowd", "0"), "whose iscrowd is '0'"),
+    ("ignore that is a string", put("annotations", "ignore", "no"), "ignore 'no'", HARMLESS),
+    ("iscrowd that is null", put("annotations", "iscrowd", None), HARMLESS, "iscrowd is None"),
+    ("a crowd", put("annotations", "iscrowd", 1), HARMLESS),
+    ("nothing but crowds", put("annotations", "iscrowd", 1, True), "no annotation that"),
+    ("all to be ignored", put("annotations", "ignore", 1, True), "no annotation that", HARMLESS),
+    ("areas of 0", put("annotations", "area", 0, True), "no annotation that", HARMLESS),
+    ("annotation id 0", put("annotations", "id", 0), HARMLESS),
+    ("annotation id that is a string", put("annotations", "id", "a"), HARMLESS),
+    ("image id of another type", put("annotations", "image_id", "1"), "image_id is '1'"),
+    ("category id of another type", put("annotations", "category_id", "1"), "category_id is '1'"),
+    ("name that is a number", put("categories", "name", 7), "has no category 'rectangle'"),
+    ("file under two ids", twice("images", "file_name"), None),
+    (
+        "RLE that is cut off",
+        put("annotations", "segmentation", dict(size=[64, 64], counts="o0")),
+        "a compressed RLE",
+    ),
+    (
+        "polygon in fractions",
+        put("annotations", "segmentation", [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]),
+        "lie between 0 and 1",
+    ),
     ("missing mask", drop("annotations", "segmentation"), "without a mask"),
     ("mask that is a text", put("annotations", "segmentation", "abc"), "whose mask is neither"),
     (
         "mask of two points",
         put("annotations", "segmentation", [[1, 1, 2, 2]]),
         HARMLESS,
-        "less than three points",
+        "than three points",
     ),
     ("NaN in a mask", put("annotations", "segmentation", [[1, 1, 5, NAN, 5, 5]]), "neither"),
     (
@@ -469,6 +494,11 @@ for _name, _spoil, _expected in (
     ("negative label", set_line("cross/00000.png -1"), "the label -1"),
     ("listed image that is not there", set_line("cross/gone.png 0"), "gone.png does not exist"),
     ("blank line", set_line(""), "in line 3"),
+    (
+        "byte order mark",
+        on_list(lambda lines: lines.__setitem__(0, "\ufeff" + lines[0])),
+        "byte order mark",
+    ),
     ("empty list", on_list(lambda lines: lines.clear()), "names no image"),
 ):
     fault("classification", _name, _expected)(_spoil)

@@ -1,7 +1,7 @@
 """Make the shapes data set, train Mask R-CNN with HCGNet-B on it, test it and show the results.
 
 Everything runs through the scripts in ``tools/``, as a user would type them. A run that was
-interrupted goes on at its last epoch; a finished one is only tested and shown again.
+interrupted continues from its last epoch; a finished one is only tested and shown again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(title: str, *command: str) -> None:
     result = subprocess.run([sys.executable, *command], check=False)
     if result.returncode:
         sys.exit(
-            f"This step ended with exit code {result.returncode}; run the demo again to go on."
+            f"This step ended with exit code {result.returncode}; run the demo again to continue."
         )
     print(f"=== done in {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
@@ -72,16 +72,16 @@ def draw(image: np.ndarray, objects: list[dict], names: list[str], scale: int) -
 
 
 def save_pictures(results: Path, folder: Path, threshold: float, scale: int = 3) -> int:
-    """Save ground truth (left) beside prediction (right) for every image of the validation set.
+    """Save ground truth (left) next to prediction (right) for every image of the validation set.
 
     Args:
         results: Pickled predictions of ``tools/test.py --out``.
-        folder: Where the pictures go.
+        folder: Where the images go.
         threshold: Predictions below this score are not drawn.
         scale: How many times the images are enlarged.
 
     Returns:
-        The number of pictures.
+        The number of images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     coco = COCO(DATA / "annotations" / "instances_val.json")
@@ -156,14 +156,14 @@ def main() -> None:
         "tools/test.py", args.config, str(checkpoint), "--work-dir", str(work_dir / "test"),
         "--out", str(results),
     )  # fmt: skip
-    print("\n=== 4/4 Pictures", flush=True)
+    print("\n=== 4/4 Images", flush=True)
     pictures = work_dir / "pictures"
     count = save_pictures(results, pictures, args.threshold)
 
     print(
         f"""
 Done.
-  pictures    {pictures}/: {count} pairs, ground truth on the left, prediction on the right
+  images      {pictures}/: {count} pairs, ground truth on the left, prediction on the right
   log         {latest_log(work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:

@@ -51,7 +51,7 @@ def check_dependencies() -> None:
 
     Raises:
         RuntimeError: A required package is missing, one is too old, or packages of both lines
-            are installed. The message ends with the command that mends it. Not an
+            are installed. The message ends with the command that fixes it. Not an
             `ImportError`: MMEngine's registries swallow that one behind a prefixed type such as
             `mmhcgnet.HCGNet`, and the user would see a bare `KeyError`.
     """

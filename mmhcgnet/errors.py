@@ -23,18 +23,18 @@ class ReadableError(Exception):
 
 
 class UsageError(ReadableError, ValueError):
-    """A mistake that the user can mend; its message is one sentence that says how."""
+    """A mistake that the user can fix; its message is one sentence that says how."""
 
 
 class MissingFileError(UsageError, FileNotFoundError):
-    """A file or folder that the command line or the config names is not there."""
+    """A file or folder that the command line or the config names does not exist."""
 
 
 class DataError(UsageError):
     """Something is wrong with the images or annotations; the message names the file or key."""
 
 
-class PretrainedMismatchError(ReadableError, RuntimeError):
+class PretrainedMismatchError(UsageError, RuntimeError):
     """Pretrained weights that are not those of the backbone."""
 
 

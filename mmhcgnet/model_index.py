@@ -1,4 +1,4 @@
-"""What the project ships beside its code, and what MMPretrain finds of it by name."""
+"""What the project ships besides its code, and what MMPretrain finds of it by name."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def register_classifiers() -> None:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         warnings.warn(
-            f"MMPretrain does not get to know the classifiers of mmhcgnet, as it fails: {reason}",
+            f"MMPretrain cannot find the classifiers of mmhcgnet: {reason}",
             stacklevel=2,
         )

@@ -52,7 +52,7 @@ def faults(weights: dict[str, Tensor]) -> str:
 
 
 def official_layout(names: Iterable[str]) -> str | None:
-    """Tell the authors' own layouts by the names of the tensors.
+    """Recognise the authors' own layouts by the names of the tensors.
 
     Returns:
         ``'classification'``, ``'detection'``, or ``None`` if it is neither of them.
@@ -96,5 +96,5 @@ def strip_module(weights: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def holds_deployed(names: Iterable[str]) -> bool:
-    """Tell the weights of a deployed HCGNet by the names of the tensors."""
+    """Recognise the weights of a deployed HCGNet by the names of the tensors."""
     return any(str(name).endswith(".squeeze1.norm.low") for name in names)

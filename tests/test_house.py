@@ -1,6 +1,7 @@
 """Where things live: what a module may import, which a reader can then rely on."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ FLOORS = (
     {"checkpoints", "convert", "datasets", "model_index", "models"},
     {"_compat", "errors", "paths", "type_names", "version", "weights"},
 )
-# What convert/ and checkpoints/ may use of the models: the shapes, and the list of networks.
-SHARED = dict(convert="mmhcgnet.models", checkpoints="mmhcgnet.models.architecture")
+# What convert/ may use of the models: the shapes, and the list of networks.
+SHARED = dict(convert="mmhcgnet.models")
 
 
 def modules():
@@ -94,3 +95,16 @@ def test_one_hook_a_file(path):
     classes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
     hooks = [node.name for node in classes if node.name.endswith("Hook")]
     assert [name.lower() for name in hooks] == [path.stem.replace("_", "")]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) != "cli"])
+def test_only_scripts_know_their_flags(name):
+    """A function names its arguments; what the command line calls them is the script's."""
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    flags = [flag for string in strings for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]*", string)]
+    # pip's, and that of the command that makes the data set.
+    assert set(flags) <= {"--no-build-isolation", "--classification"}

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument(
         "--show-dir",
-        help="write pictures of the predictions here (detection: in <work dir>/<time>/)",
+        help="write images with the predictions here (detection: in <work dir>/<time>/)",
     )
     parser.add_argument(
         "--interval",
@@ -80,11 +80,13 @@ def test(args: argparse.Namespace) -> None:
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     cli.check_ops(cfg)
-    cli.check_checkpoint(cfg, args.checkpoint)
+    checkpoint = cli.check_checkpoint(cfg, args.checkpoint)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
     cli.set_work_dir(cfg, args.work_dir)
+    if args.out:
+        cli.check_output(args.out, cfg)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
     if args.amp:
         cli.set_amp_testing(cfg)
@@ -96,7 +98,13 @@ def test(args: argparse.Namespace) -> None:
     if args.tta:
         cli.set_test_time_augmentation(cfg)
     cli.set_guards(cfg)
-    cli.check_data(cfg, "test", files_only=cli.launched_rank(cfg.launcher) > 0)
+    cli.check_data(
+        cfg,
+        "test",
+        files_only=cli.launched_rank(cfg.launcher) > 0,
+        # What it was trained on counts, and not the config; the classes are mapped by name.
+        as_in_training=checkpoint is None or not checkpoint.classes,
+    )
     cli.prepare_distributed(cfg, training=False)
 
     with cli.explain_misspelt_types():

@@ -21,8 +21,8 @@ def parse_args() -> argparse.Namespace:
         "--replace",
         nargs="+",
         metavar="PART",
-        help="parts of the model that start anew when load_from gives weights to the rest, by the "
-        "beginnings of their tensors' names, such as roi_head.bbox_head.fc_cls",
+        help="parts of the model that start from scratch when load_from gives weights to the "
+        "rest, by the beginnings of their tensors' names, such as roi_head.bbox_head.fc_cls",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision (GPU)")
     parser.add_argument(
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--no-persistent-workers",
         action="store_true",
-        help="start the dataloaders' workers anew for every epoch",
+        help="restart the dataloaders' workers for every epoch",
     )
     parser.add_argument(
         "--cfg-options",
@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> None:
     resuming = cli.set_resume(cfg, args.resume)
     if args.replace and (resuming or not cfg.get("load_from")):
         raise cli.UsageError(
-            "--replace says what starts anew beside the weights of load_from, and this run "
+            "--replace names parts that do not take the weights of load_from, but this run "
             + ("resumes: leave it out." if resuming else "has none: pass load_from=CHECKPOINT.")
         )
     if cfg.get("load_from"):
@@ -101,7 +101,8 @@ def train(args: argparse.Namespace) -> None:
             cli.drop_pretrained(runner.model)
         elif args.resume:
             runner.logger.warning(
-                f"There is no checkpoint to resume from in {cfg.work_dir}: training starts anew."
+                f"There is no checkpoint to resume from in {cfg.work_dir}: training starts "
+                "from scratch."
             )
         runner.train()
 

@@ -1,4 +1,4 @@
-"""HCGNet-B tells the built-in shapes apart, from scratch and on a CPU.
+"""HCGNet-B classifies the built-in shapes, from scratch and on a CPU.
 
 The data: python tools/dataset_converters/make_shapes.py --classification
 """

@@ -2,7 +2,18 @@
 
 For your own data: copy this file, replace the data set base (its images are resized to 96 pixels),
 and set ``num_classes`` in both heads and ``metainfo`` in every data set. The heads' class layers
-have other shapes than in the checkpoint and start anew.
+have other shapes than in the checkpoint and start from scratch.
+
+What you have decides what to start from:
+
+- a detector trained here: ``load_from`` names it, as below after
+  ``python tools/train.py configs/mask-rcnn_hcgnet-b_fpn_1x_coco.py``;
+- the authors' converted detector: ``load_from="checkpoints/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.pth"``
+  and ``--replace rpn_head roi_head``, as these are for the anchors and boxes of MMDetection 1.x;
+- a backbone from ImageNet: ``load_from=None``, and without ``init_cfg=None`` in the backbone;
+- nothing: inherit from ``mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py`` in place of the
+  model above. With the frozen norms of this one (``norm_eval=True``), whose statistics nothing has
+  estimated, the deep maps fade.
 """
 
 _base_ = [
@@ -11,7 +22,7 @@ _base_ = [
     "../_base_/schedules/coco_1x.py",
 ]
 
-load_from = "checkpoints/mask-rcnn_hcgnet-b_fpn_1x_coco.pth"
+load_from = "work_dirs/mask-rcnn_hcgnet-b_fpn_1x_coco/epoch_12.pth"
 
 num_classes = 5
 model = dict(

@@ -161,7 +161,7 @@ COCO = (
     ),
 )
 
-# Sizes of the attack, for pictures in [0, 1]; the accuracies are those of the authors' repository.
+# Sizes of the attack, for images in [0, 1]; the accuracies are those of the authors' repository.
 EPSILONS = (0, 0.001, 0.002, 0.003, 0.004, 0.005)
 ROBUSTNESS = (
     RobustnessEntry("ResNet-50", (76.2, 38.4, 22.8, 15.8, 12.1, 10.2)),

@@ -1,4 +1,4 @@
-"""How the tools show what was counted or measured: tables, JSON, pictures."""
+"""How the tools show what was counted or measured: tables, JSON, figures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_folder(path: str) -> None:
 
 
 def check_matplotlib() -> None:
-    """Check that pictures can be drawn.
+    """Check that figures can be drawn.
 
     Raises:
         UsageError: If Matplotlib is not installed.

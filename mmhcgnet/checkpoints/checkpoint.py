@@ -23,7 +23,7 @@ from mmhcgnet.weights import (
 
 from .reading import read_checkpoint
 
-UNIX_TIME = "unix_time"  # what meta calls it, beside MMEngine's local time
+UNIX_TIME = "unix_time"  # what meta calls it, next to MMEngine's local time
 MOST = 10**12  # epochs and iterations; no training has more
 
 
@@ -31,8 +31,8 @@ class Checkpoint:
     """What a file of weights holds.
 
     Args:
-        content: All that was read. The texts of configs are taken out of it: MMEngine would execute
-            them, and a file may come from anyone.
+        content: All that was read. The source of configs is taken out of it: MMEngine would execute
+            it, and a file may come from anyone.
         path: Where it comes from, for messages.
     """
 
@@ -86,6 +86,15 @@ class Checkpoint:
         return _as_dict(self.content.get("meta"))
 
     @property
+    def classes(self) -> list[str]:
+        """The names of the classes that its model was trained on; empty where it has none."""
+        dataset_meta = _as_dict(self.meta.get("dataset_meta"))
+        # MMDetection 2 and MMClassification wrote them in capitals.
+        found = [dataset_meta.get("classes"), dataset_meta.get("CLASSES"), self.meta.get("CLASSES")]
+        named = next((names for names in found if names), ())
+        return [str(name) for name in named] if isinstance(named, list | tuple) else []
+
+    @property
     def layout(self) -> str | None:
         """Which of the authors' layouts it has: ``'classification'``, ``'detection'`` or none."""
         return official_layout(find_weights(self.content))
@@ -101,9 +110,18 @@ class Checkpoint:
         return count(self.meta.get("iter"))
 
     @property
+    def lacks(self) -> list[str]:
+        """What a training would need to resume from it and it does not have."""
+        lacking = [key for key in ("epoch", "iter") if count(self.meta.get(key)) is None]
+        hub = _as_dict(self.content.get("message_hub"))
+        if not {"log_scalars", "runtime_info", "resumed_keys"} <= hub.keys():
+            lacking.append("message_hub")
+        return lacking if "optimizer" in self.content else [*lacking, "optimizer"]
+
+    @property
     def has_training_state(self) -> bool:
-        """Whether a training may go on from it."""
-        return self.iteration is not None and "optimizer" in self.content
+        """Whether a training may resume from it."""
+        return not self.lacks
 
     @property
     def saved_at(self) -> float:
@@ -124,7 +142,7 @@ class Checkpoint:
         with random weights.
 
         Args:
-            deployed: Whether the model is deployed, or ``None`` if it is no HCGNet.
+            deployed: Whether the model is deployed, or ``None`` if it is not an HCGNet.
 
         Returns:
             Itself.

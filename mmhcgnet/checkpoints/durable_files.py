@@ -16,7 +16,7 @@ _TEMPORARY = ".{}.{}.mmhcgnet.tmp"  # of a file's name and the process that writ
 _LABEL = b"mmhcgnet sha256 "
 _SEAL_SIZE = len(_LABEL) + 64  # bytes
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, which ends with its comment
-_END_SIZE = 22  # bytes of that record if there is no comment
+_END_SIZE = 22  # bytes of that record without a comment
 _NO_COMMENT = b"\0\0"  # the two bytes that hold the comment's length
 
 

@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: the newest whole one in its folders."""
+"""The checkpoint that a run resumes from: the newest whole one in its folders."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def find_newest(
 
     What a checkpoint says of itself decides, its time and then its iteration: neither the pointer
     ``last_checkpoint``, which may be lost or stale, nor the file's own date, which copies do not
-    keep. The best ones (``best_*``) hold no optimiser and do not count.
+    keep. The best ones (``best_*``) have no optimiser state and do not count.
 
     Args:
         folders: Where to look.
         patterns: Regular expressions of the names to look for.
-        log: Whether to say why newer ones are passed over.
+        log: Whether to say why newer ones are skipped.
 
     Returns:
         The checkpoint, or ``None`` if there is none at all.
@@ -59,7 +59,8 @@ def find_newest(
         try:
             outline = Checkpoint.open(path, in_full=False)
             if not outline.has_training_state:
-                raise UsageError(f"The checkpoint {path} holds no optimiser or no iteration.")
+                lacking = ", ".join(outline.lacks)
+                raise UsageError(f"The checkpoint {path} has no {lacking}.")
             ages[path] = outline.saved_at, outline.iteration
         except UsageError as error:
             skipped[path] = str(error)
@@ -72,11 +73,11 @@ def find_newest(
             skipped[path] = str(error)
     if newest is None and skipped:
         first, *others = skipped.values()
-        also = f" Nor can {len(others)} more." if others else ""
-        raise UsageError(f"There are checkpoints and none to resume from: {first}{also}")
+        also = f" The same goes for {len(others)} more." if others else ""
+        raise UsageError(f"Cannot resume from any of the checkpoints: {first}{also}")
     if log:
         for reason in skipped.values():
-            print_log(f"Passed over: {reason}", level=logging.WARNING)
+            print_log(f"Skipped: {reason}", level=logging.WARNING)
         if newest:
             print_log(f"Resuming from {readable(newest.path)}, iteration {newest.iteration}.")
     return newest

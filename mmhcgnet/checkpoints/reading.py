@@ -23,7 +23,7 @@ from .unpickling import RefusedError, Unpickler
 
 SAFETENSORS = ".safetensors"
 _LEGACY = 0x1950A86A20F9469CFC6C  # what PyTorch's files before 1.6 begin with
-_BESIDE = "mmhcgnet"  # the entry of the metadata with what stands beside the tensors
+_BESIDE = "mmhcgnet"  # the entry of the metadata with what stands next to the tensors
 _DIGEST = "mmhcgnet_sha256"  # in there, of the whole file with 64 zeros in this place
 _DIGEST_IN_FILE = re.compile(rf'{_DIGEST}\\": \\"([0-9a-f]{{64}})\\"'.encode())
 
@@ -51,8 +51,8 @@ def read_checkpoint(path: str, in_full: bool = True) -> dict[str, Any]:
         in_full: Otherwise all but the tensors, which are ``None``, and unchecked, which is quick.
 
     Returns:
-        What the file holds, on the CPU; of safetensors, the tensors as ``state_dict`` and beside
-        them what :func:`encode_checkpoint` has added.
+        What the file holds, on the CPU; of safetensors, the tensors as ``state_dict`` along
+        with what :func:`encode_checkpoint` has added.
 
     Raises:
         UsageError: If it cannot be read, was changed, or holds or asks for anything else.
@@ -67,7 +67,7 @@ def read_checkpoint(path: str, in_full: bool = True) -> dict[str, Any]:
                 checkpoint = _read_torch(file, in_full)
         if not isinstance(checkpoint, dict):
             kind = type(checkpoint).__name__
-            raise _UnreadableError(f"holds a {kind} and no weights by name")
+            raise _UnreadableError(f"holds a {kind} instead of weights by name")
     except UsageError:
         raise
     except _UnreadableError as error:
@@ -78,14 +78,14 @@ def read_checkpoint(path: str, in_full: bool = True) -> dict[str, Any]:
     except RefusedError as error:
         raise UsageError(
             f"The checkpoint {path} is refused and nothing in it was run: it asks for "
-            f"{error.name}, and weights need no more than tensors, numbers and strings; save "
+            f"{error.name}, but weights need only tensors, numbers and strings; save "
             "these alone, on a machine where you trust the file."
         ) from error
     except Exception as error:  # what a damaged file makes its readers raise has no common type
         told = f" ({error})" if isinstance(error, UnpicklingError) else ""
         raise UsageError(
-            f"The checkpoint {path} cannot be read: it is damaged or cut short, or no checkpoint "
-            f"of PyTorch{told}; compare its size with the original's and fetch it again."
+            f"The checkpoint {path} cannot be read: it is damaged or cut short, or not a "
+            f"checkpoint of PyTorch{told}; compare its size with the original's and fetch it again."
         ) from error
     return checkpoint
 
@@ -95,8 +95,8 @@ def encode_checkpoint(checkpoint: dict[str, Any], path: str) -> bytes:
 
     Args:
         checkpoint: What to write. Safetensors hold its tensors and, as JSON, all that stands
-            beside them, such as ``meta``.
-        path: Tells the format by its end: safetensors or else PyTorch's.
+            next to them, such as ``meta``.
+        path: Its end says the format: safetensors or else PyTorch's.
 
     Raises:
         UsageError: If the package safetensors is needed and not installed.
@@ -123,10 +123,10 @@ def _read_torch(file: BinaryIO, in_full: bool) -> Any:
         return _read_zip(file, in_full)
     if beginning and not any(beginning):
         raise _UnreadableError(
-            "holds zeros and no checkpoint, as files do that a crash has cut off: take another"
+            "holds only zeros, like a file that a crash has cut off: take another one"
         )
     if beginning[257:262] == b"ustar":
-        raise _UnreadableError("is an archive by tar: unpack it first")
+        raise _UnreadableError("is a tar archive: unpack it first")
     return _read_legacy(file, in_full)
 
 
@@ -219,7 +219,7 @@ def _read_safetensors(file: BinaryIO, path: str) -> dict[str, Any]:
         raise _UnreadableError(f"cannot be read: {error}") from error
     if not isinstance(beside, dict) or beside and (place is None or _DIGEST not in beside):
         raise _UnreadableError(
-            f"cannot be read: its entry {_BESIDE} is not as it was written: write it again"
+            f"cannot be read: its entry {_BESIDE} was changed after it was written: write it again"
         )
     beside.pop(_DIGEST, None)
     return dict(beside, state_dict=state_dict)

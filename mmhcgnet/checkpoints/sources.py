@@ -149,7 +149,7 @@ def _read_ceph(name: str) -> Checkpoint:
 
 
 def _refuse_pavi(name: str) -> Checkpoint:
-    raise UsageError(f"{name} is not read from there: fetch the file and name that.")
+    raise UsageError(f"{name} cannot be read from there: fetch the file and name that.")
 
 
 # MMEngine's prefixes, which are patterns; of several that fit, the last in the alphabet wins.

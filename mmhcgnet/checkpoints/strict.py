@@ -63,7 +63,7 @@ def check_averaged(averaged: dict, weights: dict, path: str) -> None:
     """Check the averaged weights, which EMAHook exchanges with the others by name.
 
     Raises:
-        UsageError: If they are of another model than the others.
+        UsageError: If they are of a different model than the others.
     """
     other = [
         name
@@ -73,7 +73,7 @@ def check_averaged(averaged: dict, weights: dict, path: str) -> None:
     ]
     if other:
         raise UsageError(
-            f"The averaged weights in the checkpoint {path} are of another model than its "
+            f"The averaged weights in the checkpoint {path} are of a different model than its "
             f"state_dict: {listed(other, 'without counterpart')}; take another checkpoint."
         )
 
@@ -101,7 +101,7 @@ def _check_fit(model: nn.Module, weights: dict, path: str, starts: bool) -> None
     parts = _heads([match[1] for match in shapes], [*missing, *unknown])
     if starts and parts:
         advice += (
-            ", or let these parts start anew with "
+            ", or let these parts start from scratch with "
             f"default_hooks.strict_load.replaced=[{','.join(parts)}]"
         )
     elif starts and not any("backbone." in name for name in (*missing, *unknown, *failed)):
@@ -116,9 +116,9 @@ def _check_fit(model: nn.Module, weights: dict, path: str, starts: bool) -> None
 
 
 def _load(model: nn.Module, weights: dict) -> tuple[list[str], list[str], list[str]]:
-    """Load weights as MMEngine does and tell what is missing, unknown and in error.
+    """Load weights as MMEngine does and return what is missing, unknown and in error.
 
-    MMEngine's own function says so in a text, and in a distributed run on rank 0 alone.
+    MMEngine's own function says so in a message, and in a distributed run on rank 0 alone.
     """
     missing: list[str] = []
     unknown: list[str] = []

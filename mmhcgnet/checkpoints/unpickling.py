@@ -15,7 +15,6 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pickle import UnpicklingError
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,7 +27,6 @@ from torch import Tensor, nn
 _ANNEALING = {
     name: getattr(OneCycleParamScheduler, name) for name in ("_annealing_cos", "_annealing_linear")
 }
-_FUNCTIONS = [*_ANNEALING.values()]
 _CONTAINERS = (dict, OrderedDict, Counter, list, tuple, set, frozenset)
 _LEAVES = (
     *(type(None), bool, int, float, complex, str, bytes, bytearray, range),
@@ -45,7 +43,7 @@ _DTYPES = [
     *("uint16", "uint32", "uint64", "complex32"),
     *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
 ]
-_NUMBERS = "b1|[iu][1248]|f[248]|c8|c16|[US][0-9]+"
+_NUMBERS = "b1|[iu][1248]|f[248]|c8|c16|[US][0-9]{1,9}"
 
 
 class RefusedError(UnpicklingError):
@@ -87,11 +85,10 @@ class Unpickler(pickle._Unpickler):
         while pending:
             part = pending.pop()
             kind = type(part)
-            if kind in _LEAVES or any(part is function for function in _FUNCTIONS):
+            if kind in _LEAVES or any(part is function for function in _ANNEALING.values()):
                 continue
             if kind not in _CONTAINERS:
-                named = part if isinstance(part, _Allowed) else SimpleNamespace(name=kind.__name__)
-                raise RefusedError(named.name)
+                raise RefusedError(part.name if kind is _Allowed else kind.__name__)
             if id(part) not in seen:
                 seen.add(id(part))
                 pending += part
@@ -144,28 +141,19 @@ class Unpickler(pickle._Unpickler):
 
 
 def _tensor(
-    storage: Tensor | None,
-    offset: int,
-    size: tuple,
-    stride: tuple,
-    requires_grad: bool = False,
-    hooks: Any = None,
-    *_: Any,
-) -> Tensor | None:
+    storage: Tensor | None, offset: int, size: tuple, stride: tuple, requires_grad: bool = False,
+    hooks: Any = None, extra: Any = None, *_: Any,
+) -> Tensor | None:  # fmt: skip
     if storage is None:  # an outline has no tensors
         return None
-    # It does not fit into the storage, or the numbers are none: PyTorch raises.
+    if isinstance(extra, torch.dtype):  # of a type without storages, as of 8 bits
+        storage = storage.view(extra)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min(offset, *size, *stride, 0) < 0 or (0 not in size and last >= len(storage)):
+        raise UnpicklingError("a tensor reaches beyond its numbers")
     tensor = torch.empty(0, dtype=storage.dtype)
     tensor.set_(storage.untyped_storage(), offset, torch.Size(size), tuple(stride))
     return tensor.requires_grad_(requires_grad is True and tensor.is_floating_point())
-
-
-def _tensor_of(
-    storage: Tensor | None, offset: int, size: tuple, stride: tuple, grad: Any, hooks: Any,
-    dtype: torch.dtype, *_: Any,
-) -> Tensor | None:  # fmt: skip
-    """One of a type that has no storage of its own, such as eight bits of floating point."""
-    return _tensor(None if storage is None else storage.view(dtype), offset, size, stride, grad)
 
 
 def _parameter(data: Tensor | None, requires_grad: bool = True, *_: Any) -> nn.Parameter | None:
@@ -176,7 +164,7 @@ def _parameter(data: Tensor | None, requires_grad: bool = True, *_: Any) -> nn.P
 
 def _rebuilt(function: Any, kind: Any, args: tuple, state: Any) -> Tensor | None:
     """A tensor of a subclass or with attributes: a plain one, without."""
-    if type(function) is not _Allowed or function.call not in (_tensor, _tensor_of, _parameter):
+    if type(function) is not _Allowed or function.call not in (_tensor, _parameter):
         raise RefusedError(getattr(function, "name", "a function"))
     return function.call(*args)
 
@@ -225,18 +213,13 @@ def _set_history(history: HistoryBuffer, state: dict) -> None:
 def _set_metadata(weights: OrderedDict, state: dict) -> None:
     """The versions of the modules' layouts: the one attribute that a state dict has."""
     metadata = state.get("_metadata", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(name, str)
-        and isinstance(of_module, dict)
-        and isinstance(of_module.get("version", 1), int | None)
-        for name, of_module in metadata.items()
+    versions = {name: of_module.get("version") for name, of_module in metadata.items()}
+    if not all(isinstance(name, str) for name in versions) or not all(
+        isinstance(version, int | None) for version in versions.values()
     ):
         raise UnpicklingError("the metadata of the weights is not that of a state dict")
-    if metadata:
-        weights._metadata = OrderedDict(
-            (name, {key: version for key, version in of_module.items() if key == "version"})
-            for name, of_module in metadata.items()
-        )
+    if versions:
+        weights._metadata = OrderedDict((name, dict(version=v)) for name, v in versions.items())
 
 
 def _attribute(owner: Any, name: str) -> Callable | None:
@@ -275,7 +258,7 @@ _CALLS: dict[str, Callable | None] = {
     "torch.nn.parameter.Parameter": None,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of,
+    "torch._utils._rebuild_tensor_v3": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _rebuilt,

@@ -2,13 +2,6 @@
 
 from mmhcgnet.checkpoints import use_safe_loader, write_atomically
 from mmhcgnet.datasets.checks.of_config import check_data
-from mmhcgnet.engine.checks import (
-    check_checkpoint,
-    check_frozen_backbone,
-    check_ops,
-    check_pretrained_files,
-    check_trainable,
-)
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import UsageError
@@ -21,6 +14,7 @@ from .options import (
     check_amp_testing,
     check_amp_training,
     check_metrics,
+    check_output,
     decide_out_item,
     drop_validation,
     set_amp_testing,
@@ -30,6 +24,13 @@ from .options import (
     set_test_time_augmentation,
     set_visualization,
     set_work_dir,
+)
+from .preflight import (
+    check_checkpoint,
+    check_frozen_backbone,
+    check_ops,
+    check_pretrained_files,
+    check_trainable,
 )
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
@@ -44,6 +45,7 @@ __all__ = [
     "check_frozen_backbone",
     "check_metrics",
     "check_ops",
+    "check_output",
     "check_pretrained_files",
     "check_sections",
     "check_trainable",

@@ -36,7 +36,7 @@ def make_parser(description: str, source: str, default: str) -> argparse.Argumen
         "--arch",
         type=str.upper,
         choices=list(ARCHITECTURES),
-        help="refuse a checkpoint of another network (default: the shapes tell which one it is)",
+        help="refuse a checkpoint of another network (default: the shapes show which one it is)",
     )
     return parser
 
@@ -84,9 +84,9 @@ def convert_file(
         The file that was written.
 
     Raises:
-        MissingFileError: If the input is not there.
-        UsageError: If the input cannot be read or is not what it should be, or the output is
-            there already or cannot be written. Nothing is written then.
+        MissingFileError: If the input does not exist.
+        UsageError: If the input cannot be read or is not what it should be, or the output
+            already exists or cannot be written. Nothing is written then.
     """
     checkpoint = Checkpoint.open(src)
     try:
@@ -122,7 +122,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
         The file that was written.
 
     Raises:
-        UsageError: If it is there already or cannot be written.
+        UsageError: If it already exists or cannot be written.
     """
     if broken := faults(find_weights(checkpoint)):
         raise UsageError(f"{src} cannot be converted: what is to be written has {broken}.")
@@ -135,7 +135,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
         if os.path.samefile(src, dst):
             raise UsageError(f"{dst} is the file that is read: write to another one.")
         if not force:
-            raise UsageError(f"{dst} is there already: name another file, or add --force.")
+            raise UsageError(f"{dst} already exists: name another file, or add --force.")
     try:
         write_atomically(dst, content)
     except OSError as error:

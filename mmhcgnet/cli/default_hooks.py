@@ -1,6 +1,6 @@
 """What guards a run, for configs that do not name it themselves.
 
-The package's own configs name these hooks and loops (``configs/_base_/*_runtime.py``), so that they
+The package's own configs name these hooks and loops (``configs/_base_/guards.py``), so that they
 hold under MMDetection's and MMPretrain's scripts as well. The scripts here give them to any other
 config.
 """
@@ -36,8 +36,8 @@ def set_guards(cfg: Config, replaced: list[str] | None = None) -> None:
 
     Args:
         cfg: The config, changed in place.
-        replaced: Parts of the model, by the beginnings of their tensors' names, that start anew
-            when ``load_from`` gives weights to the rest (``--replace``).
+        replaced: Parts of the model, by the beginnings of their tensors' names, that start from
+            scratch when ``load_from`` gives weights to the rest (``--replace``).
     """
     # A ConfigDict keeps copies: what it is given is not what it holds.
     cfg.default_hooks = cfg.get("default_hooks") or {}

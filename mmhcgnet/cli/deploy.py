@@ -1,4 +1,4 @@
-"""Models in the form for inference alone, by MMPretrain's convention: ``switch_to_deploy``."""
+"""Writing the checkpoint of a deployed model."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def deploy_file(
         The file that was written.
 
     Raises:
-        MissingFileError: If the config or the checkpoint is not there.
+        MissingFileError: If the config or the checkpoint does not exist.
         UsageError: If one of them cannot be read, the weights are not exactly those of the
-            config's model, that has no deployed form, or the output is there already or cannot be
+            config's model, that has no deployed form, or the output already exists or cannot be
             written. Nothing is written then.
     """
     cfg = load_config(config)
     check_sections(cfg, "model")
     if has_deployed_hcgnet(cfg):
-        raise UsageError(f"The config {config} is of a deployed model: leave deploy=True out.")
+        raise UsageError(f"The config {config} builds a deployed model: leave deploy=True out.")
     checkpoint = Checkpoint.open(src).require()
     weights, meta = checkpoint.weights, checkpoint.meta
     if checkpoint.is_deployed:

@@ -30,7 +30,7 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     """Make a distributed run possible on a CPU; elsewhere MMEngine does all by itself (NCCL).
 
     MMEngine's own start calls ``torch.cuda.set_device`` and hands ``device_ids`` to DDP. It does
-    neither when the process group exists already and the config says ``device_ids=None``.
+    neither when the process group already exists and the config says ``device_ids=None``.
 
     Args:
         cfg: The config, its ``launcher`` set; ``model_wrapper_cfg`` is changed in place.
@@ -72,7 +72,7 @@ def distributed_run() -> Iterator[None]:
     The model in DDP has to go before the group does. Its reducer holds the group; where it is the
     last to do so, it ends gloo's thread while it holds Python's lock, for which that thread may be
     waiting: the process would stand still for ever. So the run is a function that has returned, or
-    raised an exception, whose frames are emptied here. Not to leave the group is no way out:
+    raised an exception, whose frames are emptied here. Staying in the group is not a way out:
     gloo's threads would be there at Python's end ("terminate called without an active exception").
 
     After a failure on GPUs the group stays, as NCCL might wait for the other processes.

@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 
+from mmhcgnet.engine.configs import nested_dicts
 from mmhcgnet.errors import UsageError
 from mmhcgnet.type_names import type_name
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
-    """Set the work directory: the flag, else the config's, else ``./work_dirs/<config name>``."""
+    """Set the work directory: the flag, else the config's, else ``./work_dirs/<config name>``.
+
+    Raises:
+        UsageError: If it is a file.
+    """
     if work_dir or not cfg.get("work_dir"):
         name = os.path.splitext(os.path.basename(cfg.filename))[0]
         cfg.work_dir = work_dir or os.path.join("./work_dirs", name)
+    if os.path.exists(cfg.work_dir) and not os.path.isdir(cfg.work_dir):
+        raise UsageError(f"The work directory {cfg.work_dir} is a file: name a folder.")
+
+
+def check_output(path: str, cfg: Config | None = None) -> None:
+    """Check that a file can be written in the end, before the work for it begins.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        cfg: The config, whose own files are not to be overwritten: annotations, checkpoints.
+
+    Raises:
+        UsageError: If it cannot be written, or the config reads it.
+    """
+    existed = os.path.lexists(path)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
+    if not existed:
+        with suppress(FileNotFoundError):  # another process of the run has done so
+            os.unlink(path)
+    elif cfg is not None:
+        for own in _files_of(cfg):
+            if os.path.exists(own) and os.path.samefile(own, path):
+                raise UsageError(f"{path} is a file that the config reads: write to another one.")
+
+
+def _files_of(cfg: Config) -> Iterator[str]:
+    """All that may be a file in a config."""
+    yield cfg.filename or ""
+    for node in nested_dicts(cfg._cfg_dict):
+        for value in node.values():
+            if isinstance(value, str):
+                yield value
+                yield os.path.join(str(node.get("data_root") or ""), value)
 
 
 def set_amp_training(cfg: Config) -> None:
@@ -28,7 +72,7 @@ def set_amp_training(cfg: Config) -> None:
         UsageError: If there is no accelerator or the config has an optimizer wrapper of its own.
     """
     if get_device() == "cpu":
-        raise UsageError("--amp trains on a GPU only, and none is there: leave --amp out.")
+        raise UsageError("--amp trains on a GPU only, and this machine has none: leave --amp out.")
     kind = type_name(cfg.optim_wrapper)
     if kind not in ("", "OptimWrapper", "AmpOptimWrapper"):
         raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
@@ -44,8 +88,8 @@ def check_amp_training(cfg: Config) -> None:
     """
     if type_name(cfg.optim_wrapper) == "AmpOptimWrapper" and get_device() == "cpu":
         raise UsageError(
-            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and none is "
-            "there: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
+            f"The config {cfg.filename} trains in mixed precision, which takes a GPU, and this "
+            "machine has none: pass --cfg-options optim_wrapper.type=OptimWrapper for fp32."
         )
     _check_amp_detection(cfg, "val_cfg")
 
@@ -54,8 +98,8 @@ def set_amp_testing(cfg: Config) -> None:
     """Test in mixed precision (``--amp``).
 
     Raises:
-        UsageError: If there is no accelerator for a detector, whose boxes MMCV's ops on a CPU take
-            in single precision alone.
+        UsageError: If the model is a detector, whose boxes MMCV's ops on a CPU take in single
+            precision alone, and there is no accelerator.
     """
     cfg.test_cfg.fp16 = True
     _check_amp_detection(cfg, "test_cfg", "leave --amp out, or ")
@@ -74,7 +118,7 @@ def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:
     detection = cfg.get("default_scope") == "mmdet"
     if detection and (cfg.get(section) or {}).get("fp16") and get_device() == "cpu":
         raise UsageError(
-            "A detector runs in mixed precision on a GPU only, and none is there: "
+            "A detector runs in mixed precision on a GPU only, and this machine has none: "
             f"{advice}pass --cfg-options {section}.fp16=False."
         )
 
@@ -88,7 +132,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
         raise UsageError(
             "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, with N "
-            "the images a step over all GPUs for which the learning rate is meant."
+            "the images per step, over all GPUs, for which the learning rate is meant."
         )
     cfg.auto_scale_lr.enable = True
 
@@ -96,9 +140,10 @@ def set_auto_scale_lr(cfg: Config) -> None:
 def _drop_mask_head(cfg: Config) -> None:
     """Let a detector without its mask head load the checkpoint of one that has it."""
     if cfg.model.roi_head.mask_head is None:
-        hooks = cfg.default_hooks = cfg.get("default_hooks") or {}
-        hook = hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
-        if hook is not None:
+        # A ConfigDict keeps copies: what it is given is not what it holds.
+        cfg.default_hooks = cfg.get("default_hooks") or {}
+        cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+        if cfg.default_hooks.strict_load is not None:
             cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from traceback import walk_tb
 
 from mmhcgnet.datasets.checks.explain import explain_building_error
-from mmhcgnet.errors import PretrainedMismatchError, ReadableError, UsageError, readable
+from mmhcgnet.errors import ReadableError, UsageError, readable
 
 from .launch import launched_rank
 
@@ -22,6 +22,8 @@ _TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
 _WORKER_DIED = re.compile(
     r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
 )
+# Seconds in which the failure of rank 0 stops the others, also on a busy machine.
+_HEAD_START = 20
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 
 
@@ -48,17 +50,17 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         with suppress(AttributeError, ValueError):  # on Windows, in a thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if launched_rank(launcher) > 0:
-            time.sleep(5)
+            time.sleep(_HEAD_START)
         print(f"error: {readable(sentence)}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
 def _sentence(error: Exception) -> str | None:
-    """What to tell the user of an error, or ``None`` if it is no mistake of theirs."""
-    # Raised in a worker, an error of ours has a text of many lines.
+    """What the user reads about an error, or ``None`` if it is not their mistake."""
+    # Raised in a worker, an error of ours has a message of many lines.
     text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
     in_worker = _IN_WORKER.match(text)
-    if isinstance(error, UsageError | PretrainedMismatchError):
+    if isinstance(error, UsageError):
         # Raised in a worker, it arrives with the whole traceback for its message.
         return _LAST_ERROR.split(text)[-1].strip() if in_worker else text
     if in_worker:
@@ -67,7 +69,7 @@ def _sentence(error: Exception) -> str | None:
     if match := _TIMED_OUT.match(text):
         return (
             f"A dataloader's worker has sent nothing for {match[1]} seconds, as when a file hangs "
-            "on a network drive: see to it that all images can be read, or wait for longer with "
+            "on a network drive: make sure that all images can be read, or wait longer with "
             "--cfg-options train_dataloader.timeout=SECONDS (or val_, test_; 0 for ever)."
         )
     match = _WORKER_DIED.search(text)

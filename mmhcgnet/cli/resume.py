@@ -17,6 +17,9 @@ from mmhcgnet.type_names import type_name
 
 from .launch import launched_rank
 
+# The file in which MMEngine names the newest checkpoint.
+_POINTER = "last_checkpoint"
+
 
 def set_resume(cfg: Config, resume: str | None) -> bool:
     """Point ``cfg.load_from`` and ``cfg.resume`` at the checkpoint to resume from.
@@ -27,16 +30,16 @@ def set_resume(cfg: Config, resume: str | None) -> bool:
             what the config itself says.
 
     Returns:
-        Whether there is a checkpoint to resume from. Without one the run starts anew, from the
+        Whether there is a checkpoint to resume from. Without one the run starts over, from the
         config's own ``load_from`` if it has any.
 
     Raises:
-        MissingFileError: If the checkpoint is named but not there.
+        MissingFileError: If the named checkpoint does not exist.
         UsageError: If the run has checkpoints and none to resume from.
     """
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
-    found = _find(cfg) if resume == "auto" else resume
+    found = _find(cfg) if resume == "auto" else _follow(resume)
     if found:
         cfg.load_from = found
     if cfg.get("load_from") and is_local(cfg.load_from):
@@ -47,7 +50,7 @@ def set_resume(cfg: Config, resume: str | None) -> bool:
 
 def _find(cfg: Config) -> str | None:
     folders, patterns = [cfg.work_dir], {EVERY}
-    hook = cfg.get("default_hooks", {}).get("checkpoint") or {}
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if hook.get("filename_tmpl"):
         patterns.add(name_pattern(hook["filename_tmpl"]))
     if hook.get("out_dir"):
@@ -59,20 +62,32 @@ def _find(cfg: Config) -> str | None:
         newest = find_newest(folders, patterns, log)
     except UsageError as error:
         raise UsageError(
-            f"{error} Name one with --resume PATH, or give another --work-dir to start anew."
+            f"{error} Name one with --resume PATH, or give another --work-dir to start over."
         ) from error
     if newest:
         return hand_over(newest).path
-    pointer = Path(cfg.work_dir, "last_checkpoint")
+    # It counts where nothing else does: in another folder, or of a backend that is not searched.
+    pointer = os.path.join(cfg.work_dir, _POINTER)
+    return _follow(pointer) if os.path.isfile(pointer) else None
+
+
+def _follow(path: str | None) -> str | None:
+    """The checkpoint that a ``last_checkpoint`` points at; another path as it is."""
+    pointer = Path(path or "")
+    if pointer.name != _POINTER or not pointer.is_file():
+        return path
     try:
-        pointed = pointer.read_text().strip() if pointer.is_file() else ""
+        pointed = pointer.read_text().strip()
     except ValueError as error:
         raise UsageError(f"{pointer} cannot be read: {error}; delete it.") from error
-    # It counts where nothing else does: in another folder, or of a backend that is not searched.
     if pointed and is_local(pointed) and not os.path.exists(pointed):
+        # The folder may have been moved.
+        beside = pointer.with_name(os.path.basename(pointed))
+        if beside.is_file():
+            return str(beside)
         raise MissingFileError(
             f"{pointer} names {pointed}, which does not exist: name the checkpoint with --resume "
-            "PATH, or give another --work-dir to start anew."
+            "PATH, or give another --work-dir to start over."
         )
     return pointed or None
 

@@ -34,7 +34,7 @@ def official_to_mmpretrain(checkpoint: dict, arch: str | None = None) -> Convert
     Args:
         checkpoint: ``{'net': weights, 'epoch', 'best_acc' or 'acc', …}`` or the weights alone,
             with or without ``module.`` in the names.
-        arch: Name of the network, to be checked; by default the shapes tell it.
+        arch: Name of the network, to be checked; by default the shapes show it.
 
     Raises:
         LayoutError: If the file holds anything else than exactly the tensors of a classifier.
@@ -69,13 +69,13 @@ def official_to_mmpretrain(checkpoint: dict, arch: str | None = None) -> Convert
 def mmpretrain_to_official(checkpoint: dict, arch: str | None = None) -> Converted:
     """Convert an MMPretrain checkpoint of a classifier with HCGNet to the authors' layout.
 
-    The tensors have the order of the authors' files, and beside them stands all that the authors'
+    The tensors have the order of the authors' files, and next to them stands all that the authors'
     programs read: the epoch and the accuracy, 0 where the checkpoint states none, and the state of
     an optimiser that has made no step.
 
     Args:
         checkpoint: ``{'state_dict': weights, 'meta', …}`` or the weights alone.
-        arch: Name of the network, to be checked; by default the shapes tell it.
+        arch: Name of the network, to be checked; by default the shapes show it.
 
     Raises:
         LayoutError: If the file holds anything else than exactly the tensors of a classifier.

@@ -35,7 +35,7 @@ def official_to_mmdet(checkpoint: dict, arch: str | None = None) -> Converted:
     Args:
         checkpoint: ``{'state_dict': weights, 'meta', …}`` of MMDetection 1.x or the weights
             alone, with or without ``module.`` in the names.
-        arch: Name of the network, to be checked; by default the shapes tell it.
+        arch: Name of the network, to be checked; by default the shapes show it.
 
     Raises:
         LayoutError: If the file holds anything else than exactly the tensors of a detector.

@@ -9,7 +9,7 @@ import torch
 
 from mmhcgnet.models import ARCHITECTURES, HCGNet
 
-# Parts of an SMG module. The first convolution of a cell has its norm beside it.
+# Parts of an SMG module. The first convolution of a cell has its norm next to it.
 _CELLS = dict(squeeze1="conv1_1x1", squeeze2="conv2_3x3", branch3="conv_3x3", branch5="conv_5x5")
 _GATES = {
     "update_gate.attention3": "global_context3x3",

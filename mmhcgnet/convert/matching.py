@@ -71,13 +71,13 @@ def check_layout(weights: dict[str, Any], wanted: str) -> None:
 
 
 def count_rows(weights: dict[str, Any], layer: str) -> int:
-    """Outputs of a layer by the shape of its weight or else its bias; 0 where neither tells."""
+    """Outputs of a layer by the shape of its weight or else its bias; 0 where neither shows it."""
     shapes = [_shape(weights.get(f"{layer}.{kind}")) for kind in ("weight", "bias")]
     return next((shape[0] for shape in shapes if isinstance(shape, tuple) and shape), 0)
 
 
 def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str | None) -> str:
-    """Tell a network by the names and shapes of its tensors.
+    """Recognise a network by the names and shapes of its tensors.
 
     Args:
         weights: Tensors by name.
@@ -88,7 +88,7 @@ def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str 
         The candidate of which most tensors are there.
 
     Raises:
-        LayoutError: If none is there, or it is another network than the user says.
+        LayoutError: If there is none, or it is another network than the user says.
     """
     found = {(name, _shape(value)) for name, value in weights.items()}
     scores = {name: len(found & set(shapes.items())) for name, shapes in candidates.items()}
@@ -101,7 +101,7 @@ def recognise(weights: dict[str, Any], candidates: dict[str, Shapes], arch: str 
 
 
 def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], what: str) -> None:
-    """Check that the weights are exactly the wanted ones.
+    """Check that the weights are exactly the wanted ones, and add norms' counters if all lack.
 
     They may have any precision, which the converters keep: PyTorch loads half precision into a
     network in fp32. What counts batches is an integer of 64 bits.
@@ -116,6 +116,10 @@ def check_match(weights: dict[str, Any], wanted: Shapes, twice: Iterable[str], w
         LayoutError: If not. It lists what is missing, unknown, of another shape or type, or twice
             there.
     """
+    counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
+    if not counters & weights.keys():
+        # As PyTorch saved norms before 0.4.1; they only count when momentum is None.
+        weights |= {name: torch.zeros(wanted[name], dtype=torch.int64) for name in counters}
     other = [
         f"{name} {_shape(weights[name])} instead of {shape}"
         for name, shape in wanted.items()

@@ -10,7 +10,7 @@ CVPR 2017, https://arxiv.org/abs/1704.05796. A folder holds
   ``object(123);part(4)`` with numbers of images;
 - ``category.csv``: the ``name`` of each category.
 
-A pixel of a label map has the label ``R + 256 * G``; 0 is none.
+A pixel of a label map has the label ``R + 256 * G``; 0 means no label.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ class Broden:
         category_of (np.ndarray): Index of each label's category by its number; -1 for gaps. Of
             several categories, as an object can be a part, it is the one with the most images.
         rows (list[dict[str, str]]): What the index says of each image.
-        fingerprint (str): Tells the index and the labels from any others.
+        fingerprint (str): Distinguishes the index and the labels from any others.
 
     Raises:
-        MissingFileError: If the folder or one of its tables is not there.
+        MissingFileError: If the folder or one of its tables does not exist.
         UsageError: If ``images`` is negative.
         DataError: If a table is not as described above.
     """
 
     def __init__(self, root: str | Path, images: int = 0) -> None:
         if images < 0:
-            raise UsageError(f"--images takes a number of images, or 0 for all, got {images}.")
+            raise UsageError(f"images must be a number of images, or 0 for all, got {images}.")
         self.root = Path(root)
         digest = hashlib.sha256()
         for name in _FILES:
             if not (self.root / name).is_file():
                 raise MissingFileError(
-                    f"{self.root / name} does not exist: --data takes a folder in the format of "
+                    f"{self.root / name} does not exist: data must be a folder in the format of "
                     f"Broden, with {', '.join(_FILES)} and images."
                 )
             digest.update((self.root / name).read_bytes())
@@ -203,7 +203,7 @@ class Broden:
             raise DataError(f"The label map {path} cannot be decoded.")
         if image.shape[:2] != size:
             raise DataError(
-                f"The label map {path} is {image.shape[0]} high and {image.shape[1]} wide, and "
+                f"The label map {path} is {image.shape[0]} high and {image.shape[1]} wide, but "
                 f"the index says {size[0]} and {size[1]}."
             )
         blue_green_red = image.astype(np.int64)

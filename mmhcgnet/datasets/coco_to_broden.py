@@ -68,7 +68,7 @@ def write_broden(
     Args:
         annotations: A JSON file of COCO's instances, with masks.
         images: The folder of its images.
-        out: The folder to write, which is not there or has no ``index.csv``.
+        out: The folder to write, which does not exist or has no ``index.csv``.
         count: How many images to take, the first ones; 0 takes all.
         side: The longer side of the label maps in pixels, at most.
 
@@ -76,8 +76,8 @@ def write_broden(
         The number of images.
 
     Raises:
-        MissingFileError: If the annotations are not there.
-        UsageError: If they are no COCO instances with masks, ``out`` is a data set already, or a
+        MissingFileError: If the annotations do not exist.
+        UsageError: If they are not COCO instances with masks, ``out`` is a data set already, or a
             number is out of range.
         DataError: If an image cannot be read or has another size than its annotations say.
     """
@@ -85,7 +85,9 @@ def write_broden(
         raise UsageError("The number of images is 0 or above, and the side of the maps above 0.")
     root = Path(out)
     if (root / "index.csv").exists():
-        raise UsageError(f"{root} is a data set in Broden's format already: name another --out.")
+        raise UsageError(
+            f"{root} is already a data set in Broden's format: name another folder to write to."
+        )
     coco = _read_coco(annotations)
     offset = 1 + len(COLOURS)
     numbers = {category: offset + i for i, category in enumerate(sorted(coco.cats))}
@@ -105,7 +107,7 @@ def write_broden(
         maps = dict(color=[name_colours(small)], object=_object_maps(coco, key, numbers, size))
         for category, planes in maps.items():
             # A semicolon separates maps.
-            stem = name.replace("%", "%25").replace(";", "%3B") if ";" in name else name
+            stem = name.replace("%", "%25").replace(";", "%3B")
             files = [f"{stem}_{category}{i}.png" for i in range(len(planes))]
             for file, plane in zip(files, planes, strict=True):
                 _write_map(root / "images" / file, plane)
@@ -127,7 +129,7 @@ def _read_image(path: Path, record: dict[str, Any]) -> np.ndarray:
         raise DataError(f"The annotations name {path}, which is not in the folder of the images.")
     image = cv2.imread(str(path))
     if image is None:
-        raise DataError(f"The image {path} is not there or cannot be decoded.")
+        raise DataError(f"The image {path} does not exist or cannot be decoded.")
     if image.shape[:2] != (record["height"], record["width"]):
         raise DataError(f"The image {path} has another size than its annotations say.")
     return image
@@ -163,9 +165,9 @@ def _read_coco(path: str) -> Any:
             coco = COCO(path)
         masked = all(annotation.get("segmentation") for annotation in coco.anns.values())
     except (OSError, ValueError, KeyError, TypeError, AssertionError, AttributeError) as error:
-        raise UsageError(f"The annotations {path} are no COCO instances: {error!r}.") from error
+        raise UsageError(f"The annotations {path} are not COCO instances: {error!r}.") from error
     if not (masked and coco.anns and coco.imgs and coco.cats):
-        raise UsageError(f"The annotations {path} are no COCO instances with masks.")
+        raise UsageError(f"The annotations {path} are not COCO instances with masks.")
     return coco
 
 

@@ -1,12 +1,12 @@
-"""The built-in data set ``shapes``: generated pictures for detection and classification.
+"""The built-in data set ``shapes``: generated images for detection and classification.
 
 Five categories differ in outline only. What fills an object, the background and the clutter between
 them is drawn by the same function from the same distribution, so colour and texture say nothing
 about the category. Masks are the visible part of an object; about a third of the objects or more
 are partly covered by others.
 
-Every picture has its own random stream, derived from ``(seed, task, split, index)``: picture ``i``
-is the same however many pictures are asked for, and train and val share nothing.
+Every image has its own random stream, derived from ``(seed, task, split, index)``: image ``i``
+is the same however many images are asked for, and train and val share nothing.
 """
 
 import colorsys
@@ -29,7 +29,7 @@ METAINFO = dict(
 )
 SPLITS = ("train", "val")
 RECORD = "shapes.json"
-# Raised whenever the pictures of a given seed change, so that old sets are made anew.
+# Raised whenever the images of a given seed change, so that old sets are made again.
 VERSION = 3
 
 MIN_SIZE, MAX_SIZE = 64, 1024
@@ -38,7 +38,7 @@ MAX_OBJECTS = 6
 SCALE_RANGE = (0.11, 0.6)
 MIN_VISIBLE = 0.5
 MIN_PIXELS = 24
-# Share of an object that has to lie inside the picture.
+# Share of an object that has to lie inside the image.
 MIN_INSIDE = 0.75
 # How often a new object is laid over an earlier one; gives 30 to 40 % partly covered objects.
 COVER_PROBABILITY = 0.47
@@ -132,7 +132,7 @@ def _draw_texture(
     return first + field * (second - first) + grain
 
 
-# Outlines: the only thing that tells the categories apart
+# Outlines: the only thing that distinguishes the categories
 
 
 def _rotate(points: np.ndarray, angle: float) -> np.ndarray:
@@ -302,19 +302,19 @@ def _generator(seed: int, task: int, split: str, index: int) -> np.random.Genera
 def draw_scene(
     seed: int, split: str, index: int, size: int = 128
 ) -> tuple[np.ndarray, list[ShapeObject]]:
-    """Draw one picture of the detection set.
+    """Draw one image of the detection set.
 
-    Of 20 consecutive pictures one is empty and five are not square (up to 4:3 or 3:4), so that
+    Of 20 consecutive images one is empty and five are not square (up to 4:3 or 3:4), so that
     small sets have them too.
 
     Args:
         seed: Seed of the whole set.
         split: "train" or "val".
-        index: Number of the picture in its split.
+        index: Number of the image in its split.
         size: Longer side in pixels.
 
     Returns:
-        The RGB picture, uint8, ``(H, W, 3)``, and its objects from back to front (0 to 6).
+        The RGB image, uint8, ``(H, W, 3)``, and its objects from back to front (0 to 6).
     """
     rng = _generator(seed, 0, split, index)
     height = width = size
@@ -326,7 +326,7 @@ def draw_scene(
     owner = np.full((height, width), -1)
     labels: list[int] = []
     masks: list[np.ndarray] = []
-    # More tries than objects: a large one does not always find room beside the others.
+    # More tries than objects: a large one does not always find room next to the others.
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CATEGORIES)))
         area = (size * math.exp(rng.uniform(*np.log(SCALE_RANGE)))) ** 2
@@ -352,16 +352,16 @@ def draw_scene(
 
 
 def draw_closeup(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarray, int]:
-    """Draw one picture of the classification set: one large object near the middle.
+    """Draw one image of the classification set: one large object near the middle.
 
     Args:
         seed: Seed of the whole set.
         split: "train" or "val".
-        index: Number of the picture in its split; categories take turns.
-        size: Side of the square picture in pixels.
+        index: Number of the image in its split; categories take turns.
+        size: Side of the square image in pixels.
 
     Returns:
-        The RGB picture, uint8, ``(size, size, 3)``, and the index of its category.
+        The RGB image, uint8, ``(size, size, 3)``, and the index of its category.
     """
     rng = _generator(seed, 1, split, index)
     label = index % len(CATEGORIES)
@@ -387,7 +387,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _record(seed: int, images: int, val_images: int, size: int, least: int) -> dict:
-    """Check the parameters of a set and return what is noted of them beside it."""
+    """Check the parameters of a set and return what is noted of them next to it."""
     for name, value, low, high in (
         ("seed", seed, 0, 2**63 - 1),
         ("images", images, least, 10**6),
@@ -395,15 +395,15 @@ def _record(seed: int, images: int, val_images: int, size: int, least: int) -> d
         ("size", size, MIN_SIZE, MAX_SIZE),
     ):
         if not low <= value <= high:
-            raise ValueError(f"{name} is {value}; it has to lie between {low} and {high}.")
+            raise ValueError(f"{name} is {value}; it must be between {low} and {high}.")
     return dict(version=VERSION, seed=seed, images=images, val_images=val_images, size=size)
 
 
 def _begin(out: Path, record: dict, folders: tuple[str, ...]) -> bool:
     """Make ``out`` ready for writing; return False if the same set is there, complete.
 
-    The record stands in the folder, marked incomplete, from before the first picture: whatever an
-    interrupted run left is known as ours and made anew, and nobody else's files are removed.
+    The record stands in the folder, marked incomplete, from before the first image: whatever an
+    interrupted run left is known as ours and made again, and nobody else's files are removed.
     """
     path = out / RECORD
     if out.exists() and not out.is_dir():
@@ -424,7 +424,7 @@ def _begin(out: Path, record: dict, folders: tuple[str, ...]) -> bool:
         for folder in folders:
             if (out / folder).exists():
                 raise ValueError(
-                    f"{out / folder} is there already and was not made by this generator; "
+                    f"{out / folder} already exists and was not made by this generator; "
                     "remove it or choose another output folder."
                 )
     out.mkdir(parents=True, exist_ok=True)
@@ -469,13 +469,13 @@ def write_detection(
     Args:
         out: Folder to write to.
         seed: Seed of the whole set, not negative.
-        images: Number of training pictures.
-        val_images: Number of validation pictures.
-        size: Longer side of the pictures in pixels, 64 to 1024.
-        progress: Called with (split, pictures done, pictures wanted).
+        images: Number of training images.
+        val_images: Number of validation images.
+        size: Longer side of the images in pixels, 64 to 1024.
+        progress: Called with (split, images done, images wanted).
 
     Returns:
-        False if the same set was there already, else True.
+        False if the same set already existed, else True.
 
     Raises:
         ValueError: A number is out of range, or ``out`` holds files of another origin.

@@ -1,4 +1,4 @@
-"""Reading configs, and what they say."""
+"""Reading and completing configs, and what they say."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def check_config_path(path: str) -> None:
     """Check that a config file exists and has a suffix that MMEngine reads.
 
     Raises:
-        MissingFileError: If it is not there; the closest existing configs are named.
-        UsageError: If it is no Python, YAML or JSON file.
+        MissingFileError: If it does not exist; the closest existing configs are named.
+        UsageError: If it is not a Python, YAML or JSON file.
     """
     if not os.path.exists(path):
         hint = did_you_mean(os.path.basename(path), (known := _known_configs(path)))
@@ -42,7 +42,7 @@ def check_config_path(path: str) -> None:
 
 
 def _known_configs(path: str) -> dict[str, str]:
-    """Runnable configs beside ``path``, in ``./configs`` and in the package, by file name."""
+    """Runnable configs next to ``path``, in ``./configs`` and in the package, by file name."""
     package = Path(__file__).parents[1]
     siblings = Path(path).parent.glob("*")
     shipped = [
@@ -89,12 +89,12 @@ def hcgnets(cfg: Config) -> list[dict]:
 
 
 def has_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet."""
+    """Return whether a config builds an HCGNet."""
     return bool(hcgnets(cfg))
 
 
 def has_deployed_hcgnet(cfg: Config) -> bool:
-    """Tell whether a config builds an HCGNet in the deployed form."""
+    """Return whether a config builds an HCGNet in the deployed form."""
     return any(node.get("deploy") for node in hcgnets(cfg))
 
 
@@ -118,7 +118,7 @@ def nested_dicts(node: object) -> list[dict]:
 
 
 def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
-    """Read a config and merge ``--cfg-options`` into it.
+    """Read a config and merge options into it.
 
     Args:
         path: The config file.
@@ -133,7 +133,7 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program, which can fail in any way
         for package in TOOLBOXES:
-            # MMEngine would have one install the upstream package, beside whichever line is there.
+            # MMEngine would have one install the upstream package, next to whichever line is there.
             if f"{package} is not installed" in str(error):
                 raise toolbox_missing(path, package) from error
         place = _failed_place(error, path)
@@ -142,26 +142,26 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     for option in cfg_options or []:
         key, equals, text = option.partition("=")
         if not equals:
-            raise UsageError(f"--cfg-options takes key=value, got {option!r}.")
+            raise UsageError(f"Options have the form key=value, got {option!r}.")
         try:
             options[key.strip()] = parse_value(text)
         except ValueError as error:
             raise UsageError(
-                f"The brackets or quotes in --cfg-options {option} do not match."
+                f"The brackets or quotes in the option {option} do not match."
             ) from error
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
         given = " ".join(cfg_options)
         raise UsageError(
-            f"--cfg-options {given} does not fit the config {path}: {_one_line(error)}"
+            f"The options {given} do not fit the config {path}: {_one_line(error)}"
         ) from error
-    _expand_home(cfg)
+    _expand_home(cfg._cfg_dict)
     return cfg
 
 
 def parse_value(text: str) -> Any:
-    """Turn the value of a ``--cfg-options`` into what a config would hold.
+    """Turn the value of an option into what a config would hold.
 
     Numbers, ``True``, ``False`` and ``None`` are what they say, ``[...]``, ``(...)`` and values
     separated by commas are lists and tuples, and all else is a string, which keeps its spaces.
@@ -226,7 +226,7 @@ def _expand_home(node: Any) -> None:
 
 
 def _failed_place(error: Exception, path: str) -> str:
-    """Tell the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
+    """Name the file, ``path`` or one of its bases, and if possible the line that cannot be read."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame, number in traceback.walk_tb(error.__traceback__):
         # MMEngine's functions call by this name the file that they are at, or a copy of it.
@@ -247,7 +247,7 @@ def _one_line(error: Exception) -> str:
 def set_dataloader_defaults(
     cfg: Config, pin_memory: bool = True, persistent_workers: bool = True
 ) -> None:
-    """Complete the dataloaders and apply ``--no-pin-memory`` and ``--no-persistent-workers``.
+    """Complete the dataloaders, and unset what is not wanted.
 
     Classification configs rely on MMPretrain's tools for defaults that MMEngine does not have.
     Workers persist only where there are any; PyTorch refuses the combination. The same holds for

@@ -21,7 +21,7 @@ def switch_to_deploy(model: nn.Module) -> list[str]:
         The names of the parts, such as ``backbone``.
 
     Raises:
-        UsageError: If there is no such part, or one cannot be switched.
+        UsageError: If no such part exists, or one cannot be switched.
     """
     model.eval()
     parts = dict(_parts(model, ""))

@@ -44,9 +44,9 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> nn.Module:
         device: Where the model is to be.
 
     Raises:
-        MissingFileError: If the checkpoint is not there.
+        MissingFileError: If the checkpoint does not exist.
         UsageError: If it cannot be read, or one of its tensors is missing, unknown, of another
-            shape or not finite, or the model cannot be built, or there is no such device.
+            shape or not finite, or the model cannot be built, or the device does not exist.
     """
     check_device(device)
     check_sections(cfg, "model")
@@ -61,13 +61,13 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> nn.Module:
 
 
 def check_device(device: str) -> None:
-    """Check that there is such a device.
+    """Check that a device exists.
 
     Raises:
         UsageError: If it is ``'cuda'`` and PyTorch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device: use --device cpu.")
+        raise UsageError("PyTorch finds no CUDA device: use the device cpu.")
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def explain_misspelt_types() -> Iterator[None]:
         where = f"the {registry} registry of {scope}" if registry else "any registry"
         hint = did_you_mean(name, _registered_names(registry, scope))
         raise UsageError(
-            f"type={name!r} is not in {where}{hint}: mend the name in the config, write it as "
+            f"type={name!r} is not in {where}{hint}: fix the name in the config, write it as "
             "'package.Name', or import the module that registers it with custom_imports."
         ) from error
 

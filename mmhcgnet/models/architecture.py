@@ -26,6 +26,11 @@ def _positive_ints(values: Any) -> bool:
     )
 
 
+def scaled(channels: int, ratio: float) -> int:
+    """Return the floor of ``ratio * channels``, of the product as written: 2.3 * 100 is 230."""
+    return math.floor(ratio * channels + 1e-6)
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """The numbers that make an HCGNet (figure 3 and table 1).

@@ -2,14 +2,38 @@
 
 Yang et al., Gated Convolutional Networks with Hybrid Connectivity for Image Classification,
 AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``layers.py`` and ``gates.py`` first.
+This is the plain form; a training normally runs ``memory_saving.py``, which computes the same.
+
+An SMG module, with the names of its parts. In front of a convolution stand norm and activation::
+
+    features       squeeze cell                                                 output
+    (N, C_in, H, W)                                                             (N, C, H', W')
+        |     +----------+     +----------+  X'                       +-----+
+        +---->| squeeze1 |---->| squeeze2 |--+----------------------->| f * |----> + ---->
+              | 1x1      |     | 3x3, g, S|  |                        +-----+      ^
+              +----------+     +----------+  |                           ^         |
+                                             |   +-------------+  f      |         |
+                                             +-->| forget_gate |---------+         |
+                                             |   +-------------+ (N, C)            |
+                    multi-scale excitation   |                                     |
+                                             |   +---------+     +-------------+ v |
+                                             +-->| branch3 |---->|             |---+
+                                             |   +---------+     | update_gate | (N, C)
+                                             |   +---------+     |             |
+                                             +-->| branch5 |---->|             |
+                                                 +---------+     +-------------+
+
+In a hybrid block, a module reads the block's input and the outputs of all modules before it.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, Sequential
@@ -17,9 +41,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from .architecture import Architecture
+from .architecture import Architecture, scaled
 from .gates import ForgetGate, UpdateGate
-from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_conv, build_norm
+from .layers import (
+    LayerConfigs,
+    PreActConv,
+    PreActivation,
+    build_act,
+    build_conv,
+    build_norm,
+    concatenate,
+    is_transformed,
+)
 
 
 class SMG(BaseModule):
@@ -51,7 +84,7 @@ class SMG(BaseModule):
         with_cp: bool = False,
     ) -> None:
         super().__init__()
-        squeeze_channels = int(squeeze_ratio * out_channels)
+        squeeze_channels = scaled(out_channels, squeeze_ratio)
         for channels in (squeeze_channels, out_channels):
             if channels < 1 or channels % groups:
                 raise ValueError(
@@ -82,55 +115,87 @@ class SMG(BaseModule):
         self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
         self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
 
-    def forward(self, *features: Tensor) -> Tensor:
+    def forward(self, *features: Tensor, tap: Callable[[Tensor], object] | None = None) -> Tensor:
         """Read the concatenation of ``features``.
 
         Args:
             features: Maps of shape ``(N, C_i, H, W)`` whose channels add up to ``in_channels``.
+            tap: Called with their activated concatenation, ``(N, in_channels, H, W)``. A
+                transition's is the map of the stage in front of it.
 
         Returns:
             Map of shape ``(N, C, ceil(H / S), ceil(W / S))``.
         """
-        return self._maybe_checkpoint(self._forward, *features)
+        if not self._recomputes():
+            return self._forward(*features, tap=tap)
 
-    def forward_activated(self, x: Tensor) -> Tensor:
-        """Read a map that has already passed ``squeeze1.activate``; shapes as in ``forward``."""
-        return self._maybe_checkpoint(self._forward_activated, x)
+        def forward(*features: Tensor) -> tuple[Tensor, ...]:
+            activated: list[Tensor] = []
+            return self._forward(*features, tap=activated.append), *activated
 
-    def _forward(self, *features: Tensor) -> Tensor:
-        return self._forward_activated(self.squeeze1.activate(torch.cat(features, dim=1)))
+        out, activated = self._recomputed(forward, *features)
+        if tap is not None:
+            tap(activated)
+        return out
 
-    def _forward_activated(self, x: Tensor) -> Tensor:
-        x = self.squeeze2(self.squeeze1.conv(x))  # X', (N, C, H', W')
+    def _forward(self, *features: Tensor, tap: Callable[[Tensor], object] | None = None) -> Tensor:
+        x = self.squeeze2(self.squeeze1(concatenate(features), tap=tap))  # X', (N, C, H', W')
         v = self.update_gate(self.branch3(x), self.branch5(x))  # (N, C)
         f = self.forget_gate(x)  # (N, C)
         return torch.addcmul(v[:, :, None, None], f[:, :, None, None], x)  # O = f X' + v
 
-    def _maybe_checkpoint(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if not (self.with_cp and torch.is_grad_enabled()):
-            return function(*inputs)
+    def _recomputes(self) -> bool:
+        return (
+            self.with_cp
+            and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()  # decides by itself what to keep
+            and not is_transformed()
+        )
+
+    def _recomputed(self, function: Callable[..., tuple], *inputs: Tensor) -> tuple:
+        """Call a function of the module, and once more in the backward pass."""
+
+        def call(*arguments: Tensor) -> tuple:
+            return function(*arguments[: len(inputs)])
+
+        # The parameters are given so that autograd refuses a backward pass after they were changed.
         return checkpoint(
-            function,
+            call,
             *inputs,
+            *self.parameters(),
             use_reentrant=False,
-            preserve_rng_state=False,  # nothing in a module is random
-            context_fn=lambda: (nullcontext(), _running_statistics_kept(self)),
+            context_fn=lambda: (nullcontext(), _AsBefore(self)),
         )
 
 
-@contextmanager
-def _running_statistics_kept(module: nn.Module):
-    """Let the recomputation of a checkpointed module leave the running statistics alone."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        # SyncBN does without the momentum, but not without a count.
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, (momentum, num_batches_tracked) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
+class _AsBefore:
+    """A context to recompute in the state of the first time.
+
+    Modules have the modes and the tensors that they have when it is made, and running statistics do
+    not move again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.states = [(each, self._state(each)) for each in module.modules()]
+
+    def __enter__(self) -> None:
+        self.now = [(module, dict(vars(module))) for module, _ in self.states]
+        for module, state in self.states:
+            # Copied, as what is written into them below shall not stay.
+            vars(module).update({key: copy.copy(value) for key, value in state.items()})
+            if isinstance(module, _BatchNorm) and module.training:
+                module.momentum = 0.0
+                if module.num_batches_tracked is not None:  # SyncBN does not do without
+                    module.num_batches_tracked = module.num_batches_tracked.clone()
+
+    def __exit__(self, *_: object) -> None:
+        for module, now in self.now:
+            vars(module).update(now)
+
+    @staticmethod
+    def _state(module: nn.Module) -> dict[str, Any]:
+        tensors = {name: copy.copy(vars(module)[name]) for name in ("_parameters", "_buffers")}
+        return tensors | dict(training=module.training)
 
 
 class HybridBlock(Sequential):
@@ -144,7 +209,7 @@ class HybridBlock(Sequential):
         features = [x]
         for module in self:
             features.append(module(*features))
-        return torch.cat(features, dim=1)
+        return concatenate(features)
 
 
 class TransitionInput(BaseModule):
@@ -158,6 +223,10 @@ class TransitionInput(BaseModule):
     def __init__(self, channels: int, cfgs: LayerConfigs) -> None:
         super().__init__()
         self.squeeze1 = PreActivation(channels, cfgs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate ``(N, C, H, W)``."""
+        return self.squeeze1(x)
 
 
 def build_stem(in_channels: int, arch: Architecture, cfgs: LayerConfigs) -> Sequential:

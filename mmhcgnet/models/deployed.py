@@ -25,16 +25,20 @@ convolution of 714 to 476 channels takes longer than one of 720 to 480.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .blocks import SMG
 from .gates import pooling_dtype, without_autocast
+from .known import find_change
+from .layers import is_transformed
 
+FAR = 1e4  # for a value of a map, and well within what fp16 can represent
 WIDTH = 16  # fp32 values in a vector of AVX-512; tensor cores want multiples of 4 to 16
 
 
@@ -42,16 +46,23 @@ WIDTH = 16  # fp32 values in a vector of AVX-512; tensor cores want multiples of
 def deploy(network: nn.Module) -> None:
     """Replace the layers of a network by those of the deployed form, which cannot be undone.
 
+    Everything is checked before anything is changed.
+
     Raises:
-        ValueError: If the network is in training mode, or has another norm than BN, another
-            activation than ReLU or another convolution than PyTorch's.
+        ValueError: If a part of the network is in training mode or is not what was built, has a
+            hook, or has another norm than BN, another activation than ReLU or another convolution
+            than PyTorch's.
     """
-    if network.training:
+    if any(module.training for module in network.modules()):
         raise ValueError(
-            "HCGNet cannot be deployed in training mode, as it cannot be trained thereafter: call "
+            "HCGNet cannot be deployed in training mode, as it cannot be trained afterwards: call "
             "eval() first."
         )
-    _check_layers(network)
+    if change := find_change(network, {nn.ReLU}):
+        raise ValueError(
+            "HCGNet is deployed as it was built, with BN, ReLU and PyTorch's convolutions, and in "
+            f"this one {change}: use it as it is, without deploy=True."
+        )
     dtype = next(network.parameters()).dtype
     network.double()  # to fold without rounding
     for cell in network.stem.children():
@@ -68,24 +79,6 @@ def deploy(network: nn.Module) -> None:
         if i < len(network.stages) - 1:
             network.transitions[i] = DeployedSMG(network.transitions[i])
     network.to(dtype).requires_grad_(False)
-
-
-def _check_layers(network: nn.Module) -> None:
-    kinds = dict(norm=_BatchNorm, act=nn.ReLU, conv=nn.Conv2d)
-    others = set()
-    for parent in network.modules():
-        for name, kind in kinds.items():
-            layer = getattr(parent, name, None)
-            exact = type(layer) is kind if kind is nn.Conv2d else isinstance(layer, kind)
-            if layer is not None and not exact:
-                others.add(type(layer).__name__)
-            elif name == "norm" and layer is not None and layer.running_mean is None:
-                others.add(f"{type(layer).__name__} without running statistics")
-    if others:
-        raise ValueError(
-            "HCGNet is deployed with BN, ReLU and PyTorch's convolutions, and this one has "
-            f"{', '.join(sorted(others))}: use it as it is, without deploy=True."
-        )
 
 
 class Clamp(nn.Module):
@@ -120,8 +113,8 @@ class Affine(nn.Module):
         self.register_buffer("shift", shift[:, None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``scale * x + shift``."""
-        return torch.addcmul(self.shift, x, self.scale)
+        """Return ``scale * x + shift`` in the type of ``x``."""
+        return torch.addcmul(self.shift.to(x.dtype), x, self.scale.to(x.dtype))
 
 
 class DeployedBlock(nn.Sequential):
@@ -133,7 +126,7 @@ class DeployedBlock(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, C_0, H, W)`` to ``(N, C_0 + n * k, H, W)``."""
-        if x.requires_grad:  # autograd wants what was read to stay as it was
+        if not self._may_write(x):
             for module in self:
                 x = torch.cat([x, module(x)], dim=1)
             return x
@@ -141,7 +134,7 @@ class DeployedBlock(nn.Sequential):
         channels = end + sum(module.out_channels for module in self)
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         features = torch.empty(
-            (len(x), channels, *x.shape[2:]),
+            (x.shape[0], channels, *x.shape[2:]),
             dtype=x.dtype,
             device=x.device,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
@@ -150,11 +143,19 @@ class DeployedBlock(nn.Sequential):
         for module in self:
             start, end = end, end + module.out_channels
             x, out = features[:, :start], features[:, start:end]
-            if torch.compiler.is_compiling():  # it knows no out=
-                out.copy_(module(x))
-            else:
-                module(x, out)
+            # The compiler knows no out=, and a hook may have returned something else.
+            result = module(x) if torch.compiler.is_compiling() else module(x, out)
+            if result is not out:
+                out.copy_(result)
         return features
+
+    def _may_write(self, x: Tensor) -> bool:
+        """Whether features can be written into one map, which autograd and traces do not know."""
+        if torch.is_grad_enabled() and (
+            x.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+        ):
+            return False
+        return torch.compiler.is_compiling() or not (torch.jit.is_tracing() or is_transformed())
 
 
 class DeployedSMG(nn.Module):
@@ -172,11 +173,10 @@ class DeployedSMG(nn.Module):
         self.out_channels = module.out_channels
         conv1, conv2 = module.squeeze1.conv, module.squeeze2.conv
         _fold(module.squeeze2.norm, conv1)
-        self.squeeze1 = module.squeeze1
-        if not isinstance(self.squeeze1.norm, Affine):
-            self.squeeze1.norm = _clamp_before(conv1, self.squeeze1.norm)
-            self.squeeze1.act = nn.Identity()
-        del self.squeeze1.conv
+        norm, act = module.squeeze1.norm, module.squeeze1.act
+        if not isinstance(norm, Affine):
+            norm, act = _clamp_before(conv1, norm), nn.Identity()
+        self.squeeze1 = nn.Sequential(OrderedDict(norm=norm, act=act))
         self.stride, self.groups = conv2.stride, conv2.groups
         widen = partial(_widen, multiple=WIDTH if self.groups == 1 else 1)
         self.weight1 = nn.Parameter(widen(conv1.weight))
@@ -201,18 +201,25 @@ class DeployedSMG(nn.Module):
         )
         self.expand_weight, self.expand_bias = _stack(difference, forget.expand)
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        tap: Callable[[Tensor], object] | None = None,
+    ) -> Tensor:
         """Read the concatenation of the features before.
 
         Args:
             x: Map of shape ``(N, in_channels, H, W)``.
             out: Where to write, ``(N, out_channels, H', W')``.
+            tap: Called with what ``squeeze1`` makes of the map, ``(N, in_channels, H, W)``.
         """
-        return self.forward_activated(self.squeeze1.activate(x), out)
-
-    def forward_activated(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Read a map that has already passed ``squeeze1.activate``."""
-        p = self._parameters  # a look-up as an attribute takes a microsecond each
+        x = self.squeeze1(x)
+        if tap is not None:
+            tap(x)
+        # A look-up as an attribute takes a microsecond each. DataParallel's replicas have them as
+        # attributes alone.
+        p = self._parameters or self.__dict__
         x = F.conv2d(x, p["weight1"], p["bias1"]).relu_()
         x = F.conv2d(x, p["weight2"], None, self.stride, 1, 1, self.groups)
         n, wide, h, w = x.shape
@@ -221,7 +228,7 @@ class DeployedSMG(nn.Module):
         both = torch.addcmul(p["shift"], rows.unsqueeze(3), p["scale"]).relu_()  # (N, H', W', 2, C)
         both = both.flatten(3).permute(0, 3, 1, 2)
         both = F.conv2d(both, p["branches"], None, 1, 2, 1, 2 * wide).permute(0, 2, 3, 1)
-        z = _pool(rows.view(n, h * w, wide), p["attention"])[:, 0, :c]
+        z = _pool(rows.reshape(n, h * w, wide), p["attention"])[:, 0, :c]
         zs = _pool(both.reshape(n, h * w, 2 * wide), p["attentions"])  # each of both branches
         z3, z5 = zs[:, 0, :c], zs[:, 1, wide : wide + c]
         z = torch.cat([z3, z5, z], dim=1)
@@ -238,7 +245,7 @@ def _pool(rows: Tensor, attentions: Tensor) -> Tensor:
     if rows.dtype != dtype:
         with without_autocast(rows):
             return _pool(rows.to(dtype), attentions.to(dtype)).to(rows.dtype)
-    logits = attentions.expand(rows.shape[0], -1, -1).bmm(rows.mT)  # (N, k, H*W)
+    logits = attentions.expand(rows.shape[0], -1, -1).bmm(rows.transpose(1, 2))  # (N, k, H*W)
     return logits.softmax(dim=2).bmm(rows)
 
 
@@ -267,8 +274,10 @@ def _clamp_before(conv: nn.Conv2d, norm: nn.Module) -> Clamp:
     largest = torch.full_like(bound, torch.finfo(torch.float32).max)
     low = torch.where(scale > 0, bound, -largest)
     high = torch.where(scale < 0, bound, largest)
-    # A channel without scale is constant: clamped to 0, and in the bias alone.
-    constant = scale == 0
+    # A channel without scale is constant, and so is one that is off for all that is below FAR: its
+    # bound times its scale would have to cancel its shift, for which half precision is too coarse.
+    # A channel that is on all that far needs no bound, and gets none where it is not a number.
+    constant = (scale == 0) | ((shift < 0) & (bound.abs() > FAR))
     low, high = low.masked_fill(constant, 0), high.masked_fill(constant, 0)
     shift = torch.where(constant, shift.relu(), shift)
     conv.bias += conv.weight.flatten(1) @ shift

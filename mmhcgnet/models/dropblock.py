@@ -64,7 +64,7 @@ class DropBlock(nn.Module):
         else:  # squares lie inside the map, and as many are seeded as drop_prob asks for (eq. 1)
             masks, rows, columns, after = x.shape[1], height - size + 1, width - size + 1, size - 1
             gamma *= height * width / (rows * columns)
-        seeds = torch.rand(len(x), masks, rows, columns, device=x.device) < gamma
+        seeds = torch.rand(x.shape[0], masks, rows, columns, device=x.device) < gamma
         # A position is dropped if any of the squares that cover it is.
         padded = F.pad(seeds.float(), [size - 1, after] * 2)
         keep = 1 - F.max_pool2d(padded, size, stride=1)

@@ -47,23 +47,24 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def attention_pool(x: Tensor, attention: nn.Module) -> Tensor:
+@torch.fx.wrap
+def attention_pool(x: Tensor, logits: Tensor) -> Tensor:
     """Pool a map with a spatial softmax attention (eq. 5 and 6).
 
     The softmax and the sum run in fp32 or better: over a large map, the weights of single
-    positions lie below what fp16 can represent.
+    positions lie below what fp16 can represent. Where PyTorch may use TF32 for products of
+    matrices, the sum does: its range is that of fp32, its precision that of fp16.
 
     Args:
         x: Map of shape ``(N, C, H, W)``.
-        attention: Convolution that turns ``x`` into logits of shape ``(N, 1, H, W)``.
+        logits: Of the attention, ``(N, 1, H, W)``.
 
     Returns:
         Pooled vector of shape ``(N, C)`` in the type of ``x``.
     """
-    logits = attention(x).flatten(2)  # (N, 1, H*W)
     dtype = pooling_dtype(x)
     with without_autocast(x):
-        weights = logits.to(dtype).softmax(dim=2)
+        weights = logits.flatten(2).to(dtype).softmax(dim=2)  # (N, 1, H*W)
         columns = x.flatten(2).to(dtype)  # (N, C, H*W)
         if columns.stride(1) == 1:  # channels last, and quicker so
             pooled = torch.bmm(weights, columns.transpose(1, 2)).squeeze(1)
@@ -99,23 +100,29 @@ class Gate(BaseModule):
         Raises:
             ValueError: If batch statistics are asked of a single vector.
         """
-        if len(z) == 1 and needs_two_vectors(self.norm):
-            raise ValueError(
-                "HCGNet cannot train on a batch of one image while the BatchNorm of its gates "
-                "uses batch statistics: use a larger batch (drop_last=True keeps the last one "
-                "whole), norm_eval=True, SyncBN over several processes, or another norm_cfg such "
-                "as dict(type='GN', num_groups=1)."
-            )
+        if needs_two_vectors(self.norm):
+            _check_two_vectors(z)
         h = self.reduce(z)[:, :, None, None]
         return (self.norm if norm is None else norm)(h).flatten(1).tanh()
 
 
 def needs_two_vectors(norm: nn.Module) -> bool:
-    """Tell whether a norm takes statistics over the vectors of a batch."""
+    """Return whether a norm takes statistics over the vectors of a batch."""
     if not (isinstance(norm, _BatchNorm) and norm.training):
         return False
     shared = isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
     return not (shared and torch.distributed.get_world_size(norm.process_group) > 1)
+
+
+@torch.fx.wrap
+def _check_two_vectors(z: Tensor) -> None:
+    if z.shape[0] == 1:
+        raise ValueError(
+            "HCGNet cannot train on a batch of one image while the BatchNorm of its gates uses "
+            "batch statistics: use a larger batch (drop_last=True keeps the last one whole), "
+            "norm_eval=True, SyncBN over several processes, or another norm_cfg such as "
+            "dict(type='GN', num_groups=1)."
+        )
 
 
 class UpdateGate(Gate):
@@ -141,10 +148,10 @@ class UpdateGate(Gate):
 
     def forward(self, x3: Tensor, x5: Tensor) -> Tensor:
         """Fuse the branches, each ``(N, C, H, W)``, into one vector ``(N, C)``."""
-        z3 = attention_pool(x3, self.attention3)
-        z5 = attention_pool(x5, self.attention5)
+        z3 = attention_pool(x3, self.attention3(x3))
+        z5 = attention_pool(x5, self.attention5(x5))
         h = self.hidden(torch.cat([z3, z5], dim=1))
-        u3, u5 = torch.stack([self.expand3(h), self.expand5(h)]).softmax(dim=0)
+        u3, u5 = torch.stack([self.expand3(h), self.expand5(h)]).softmax(dim=0).unbind()
         return u3 * z3 + u5 * z5
 
 
@@ -169,4 +176,4 @@ class ForgetGate(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn a map ``(N, C, H, W)`` into weights ``(N, C)`` between 0 and 1."""
-        return self.expand(self.hidden(attention_pool(x, self.attention))).sigmoid()
+        return self.expand(self.hidden(attention_pool(x, self.attention(x)))).sigmoid()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import memory_saving
-from .architecture import Architecture, is_positive
+from .architecture import Architecture, is_positive, scaled
 from .blocks import SMG, HybridBlock, TransitionInput, build_stem
 from .deployed import deploy as deploy_network
 from .dropblock import DropBlock
@@ -65,10 +65,9 @@ class HCGNet(BaseModule):
         out_indices (tuple[int]): Stages whose maps are returned, from 0.
         out_channels (tuple[int]): Channels of each returned map.
         out_strides (tuple[int]): Stride of each returned map, in pixels.
-        plain (bool): Set it to True to train in the plain form, layer by layer as in the paper.
-            By default the training form of ``memory_saving.py`` computes the same in less memory;
-            norms other than BN and SyncBN, other convolutions and layers with hooks take the
-            plain form by themselves, and so does inference.
+        plain (bool): Set it to True to train in the plain form, layer by layer as in the paper. By
+            default the memory-saving form computes the same in less memory where nothing could
+            tell them apart; :attr:`form` says which one runs.
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
@@ -129,7 +128,7 @@ class HCGNet(BaseModule):
         stage_channels, stage_strides = [], []
         last = max(self.out_indices)
         for i in range(last + 1):
-            self.stages.append(self._build_block(i, channels, cfgs, with_cp))
+            self.stages.append(self._build_block(i, channels, cfgs))
             channels += self.arch.depths[i] * self.arch.growth_rates[i]
             stage_channels.append(channels)
             stage_strides.append(stride)
@@ -139,7 +138,7 @@ class HCGNet(BaseModule):
             elif i == last:
                 self.transitions.append(TransitionInput(channels, cfgs))
             else:
-                transition = self._build_transition(channels, cfgs, with_cp)
+                transition = self._build_transition(channels, cfgs)
                 self.transitions.append(transition)
                 channels = transition.out_channels
                 stride *= 2
@@ -150,15 +149,12 @@ class HCGNet(BaseModule):
                     module.init_cfg = None
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
         self.out_strides = tuple(stage_strides[i] for i in self.out_indices)
-        self._has_training_form = memory_saving.has_training_form(self)
         self._freeze()
         if deploy:
             self.eval()
             self.switch_to_deploy()
 
-    def _build_block(
-        self, index: int, channels: int, cfgs: LayerConfigs, with_cp: bool
-    ) -> HybridBlock:
+    def _build_block(self, index: int, channels: int, cfgs: LayerConfigs) -> HybridBlock:
         growth_rate = self.arch.growth_rates[index]
         return HybridBlock(
             *(
@@ -170,29 +166,29 @@ class HCGNet(BaseModule):
                     stride=1,
                     reduction=self.arch.reduction,
                     cfgs=cfgs,
-                    with_cp=with_cp,
+                    with_cp=self.with_cp,
                 )
                 for i in range(self.arch.depths[index])
             )
         )
 
-    def _build_transition(self, channels: int, cfgs: LayerConfigs, with_cp: bool) -> SMG:
+    def _build_transition(self, channels: int, cfgs: LayerConfigs) -> SMG:
         return SMG(
             channels,
-            int(self.arch.transition_ratio * channels),
+            scaled(channels, self.arch.transition_ratio),
             squeeze_ratio=self.arch.transition_squeeze_ratio,
             groups=self.arch.transition_groups,
             stride=2,
             reduction=self.arch.transition_reduction,
             cfgs=cfgs,
-            with_cp=with_cp,
+            with_cp=self.with_cp,
         )
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``.
 
         Raises:
-            FileNotFoundError: If the pretrained weights are not there.
+            FileNotFoundError: If the pretrained weights do not exist.
             PretrainedMismatchError: If the weights lack a tensor of the backbone or hold it in
                 another shape.
         """
@@ -213,28 +209,41 @@ class HCGNet(BaseModule):
             ValueError: If a batch of one image meets a gate whose batch norm uses batch
                 statistics.
         """
-        if self._trains_in_training_form():
-            maps = memory_saving.forward(self, x)
+        if self.form != "memory_saving" or isinstance(x, torch.fx.Proxy):
+            maps = self._forward(x)
         else:
-            maps = self._forward_plainly(x)
+            maps = memory_saving.forward(self, x)
         return tuple(maps[i] for i in self.out_indices)
 
-    def _trains_in_training_form(self) -> bool:
-        if self.plain or self.deployed or not torch.is_grad_enabled() or torch.jit.is_tracing():
-            return False
-        if not torch.compiler.is_compiling():  # the compiler cannot look at types and hooks
-            self._has_training_form = memory_saving.has_training_form(self)
-        return self._has_training_form
-
-    def _forward_plainly(self, x: Tensor) -> list[Tensor]:
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        """Call module after module; in a deployed network, others stand in their places."""
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
-            x = self.reader(i).activate(stage(x))
-            maps.append(x)
+            x = stage(x)
             if i < len(self.stages) - 1:
-                x = self.drop(i, self.transitions[i].forward_activated(x))
+                x = self.drop(i, self.transitions[i](x, tap=maps.append))
+            elif i < len(self.transitions):
+                maps.append(self.transitions[i](x))
+            else:
+                maps.append(self.act(self.norm(x)))
         return maps
+
+    @property
+    def form(self) -> str:
+        """The form that a call runs now: ``'plain'``, ``'memory_saving'`` or ``'deployed'``.
+
+        The memory-saving form runs in training mode with gradients, if nothing could tell it from
+        the plain one: see :func:`mmhcgnet.models.memory_saving.is_equal`.
+        """
+        if self.deployed:
+            return "deployed"
+        trains = self.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
+        return "memory_saving" if trains and not self.plain and self._may_save() else "plain"
+
+    @torch.compiler.assume_constant_result  # asked once, and not traced, in a compilation
+    def _may_save(self) -> bool:
+        return memory_saving.is_equal(self)
 
     def switch_to_deploy(self) -> None:
         """Fold all norms into the convolutions, for faster inference; it cannot be undone.
@@ -253,24 +262,22 @@ class HCGNet(BaseModule):
     def reader(self, index: int) -> PreActivation | HCGNet:
         """Return what turns the output of a block into the map of its stage.
 
-        It has ``norm``, ``act`` and ``activate``: the first layers of the transition behind the
-        block, and those of the network itself for the last block.
+        It has ``norm`` and ``act``: the first layers of the transition behind the block, or those
+        of the network itself for the last block.
         """
         last = index == len(self.arch.depths) - 1
         return self if last else self.transitions[index].squeeze1
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Normalise and activate the output of the last block, ``(N, C, H, W)``."""
-        return self.act(self.norm(x))
 
     def drop(self, index: int, x: Tensor) -> Tensor:
         """Apply DropBlock, if there is one, to the output of a transition, ``(N, C, H, W)``."""
         return self.dropblock(x) if self.dropblock and self.transitions[index].training else x
 
     def train(self, mode: bool = True) -> HCGNet:
-        """Set the mode of all but the frozen parts and, with ``norm_eval``, the batch norms."""
-        super().train(mode)
-        self._has_training_form = not self.deployed and memory_saving.has_training_form(self)
+        """Set the mode of all but the frozen parts and, with ``norm_eval``, the batch norms.
+
+        A deployed network stays in eval mode.
+        """
+        super().train(mode and not self.deployed)
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
@@ -291,7 +298,7 @@ class HCGNet(BaseModule):
             module.eval().requires_grad_(False)
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
-        """Tell how deep a parameter lies, for layer-wise learning rate decay.
+        """Return how deep a parameter lies, for layer-wise learning rate decay.
 
         The stem has depth 0, each SMG module one more than the module before it, transitions
         included; the final norm shares the last module's depth.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmhcgnet.errors import did_you_mean
@@ -67,7 +69,7 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
     """
     num_groups = norm_cfg.get("num_groups") if isinstance(norm_cfg, dict) else None
     if num_groups is not None and (type(num_groups) is not int or num_groups < 1):
-        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, which is no integer above 0.")
+        raise ValueError(f"norm_cfg has num_groups={num_groups!r}, not an integer above 0.")
     if num_groups is not None and num_features % num_groups:
         raise ValueError(
             f"norm_cfg has num_groups={num_groups}, which does not divide HCGNet's width of "
@@ -94,6 +96,19 @@ def build_norm(norm_cfg: dict, num_features: int) -> nn.Module:
     return norm
 
 
+def concatenate(features: Sequence[Tensor]) -> Tensor:
+    """Concatenate maps ``(N, C_i, H, W)``, without copying a single one."""
+    return torch.cat(features, dim=1) if len(features) > 1 else features[0]
+
+
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode AD is at work.
+
+    Neither supports recomputation, nor functions that write into given tensors.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerConfigs:
     """The three layer configs that reach every layer they name."""
@@ -117,7 +132,7 @@ class PreActivation(BaseModule):
         self.norm = build_norm(cfgs.norm, channels)
         self.act = build_act(cfgs.act)
 
-    def activate(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalise and activate ``(N, C, H, W)``."""
         return self.act(self.norm(x))
 
@@ -160,6 +175,14 @@ class PreActConv(PreActivation):
             bias=False,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``."""
-        return self.conv(self.activate(x))
+    def forward(self, x: Tensor, tap: Callable[[Tensor], Any] | None = None) -> Tensor:
+        """Map ``(N, C_in, H, W)`` to ``(N, C_out, ceil(H / stride), ceil(W / stride))``.
+
+        Args:
+            x: The map.
+            tap: Called with the activated map, ``(N, C_in, H, W)``.
+        """
+        x = self.act(self.norm(x))
+        if tap is not None:
+            tap(x)
+        return self.conv(x)

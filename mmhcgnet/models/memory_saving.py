@@ -1,4 +1,4 @@
-"""The training form of HCGNet: the network of ``hcgnet.py`` with fewer kept maps.
+"""The memory-saving form of HCGNet: a training step of the same network with fewer kept maps.
 
 Weights, outputs, gradients and running statistics are those of the plain form, up to rounding.
 Two things differ.
@@ -22,78 +22,68 @@ gradients are needed, which PyTorch computes slowly where a depthwise convolutio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as hooks_of_all
+from torch.nn.modules._functions import SyncBatchNorm as sync_batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import SMG, HybridBlock
-from .gates import Gate, attention_pool, pooling_dtype, without_autocast
-from .layers import PreActivation
+from .gates import attention_pool, pooling_dtype, without_autocast
+from .known import ACTIVATIONS, find_change, fingerprint
+from .layers import PreActConv, PreActivation, concatenate, is_transformed
 
-_Batch = tuple[Tensor, Tensor] | None
+_HOOKS_OF_ALL = (
+    hooks_of_all._global_forward_hooks,
+    hooks_of_all._global_forward_pre_hooks,
+    hooks_of_all._global_backward_hooks,
+    hooks_of_all._global_backward_pre_hooks,
+)
+# Of networks, what they are made of: their children, all modules and the fingerprint.
+_KNOWN: WeakKeyDictionary[nn.Module, tuple[dict, list[nn.Module], list]] = WeakKeyDictionary()
 
 
-def has_training_form(network: nn.Module) -> bool:
-    """Tell whether every layer is of a kind that the training form knows.
+def is_equal(network: nn.Module) -> bool:
+    """Whether this form is the same as the plain one for all that can observe or change a network.
 
-    It knows BN and SyncBN with running statistics, and ordinary convolutions. A hook on a layer
-    wants the plain form, since the training form does not call every layer.
+    It is with BN or SyncBN, in a network in which nothing was replaced and no hook wants to see
+    a layer, outside of the transforms of ``torch.func`` and of forward-mode AD.
     """
-    layers = list(network.modules())[1:]
-    norms = [cell.norm for cell in _cells(network)]
-    return (
-        not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in layers)
-        and all(_is_batch_norm(norm) for norm in norms)
-        and len({norm.momentum for norm in norms}) == 1
-        and all(type(m) is nn.Conv2d and m.padding_mode == "zeros" for m in _pooled(network))
-    )
+    return not (is_transformed() or any(_HOOKS_OF_ALL)) and _is_known(network)
 
 
-def _modules(network: nn.Module) -> Iterator[SMG]:
-    for block in network.stages:
-        yield from block
-    yield from network.transitions[: len(network.stages) - 1]
-
-
-def _cells(network: nn.Module) -> Iterator[nn.Module]:
-    yield from _stem_cells(network)
-    for module in _modules(network):
-        yield from (module.squeeze1, module.squeeze2, module.branch3, module.branch5)
-        yield from (module.update_gate, module.forget_gate)
-    yield network.reader(len(network.stages) - 1)
-
-
-def _pooled(network: nn.Module) -> Iterator[nn.Module]:
-    for module in _modules(network):
-        yield from (module.branch5.conv, module.update_gate.attention5)
-
-
-def _is_batch_norm(norm: nn.Module) -> bool:
-    return (
-        isinstance(norm, _BatchNorm)
-        and type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-        and norm.running_mean is not None
-        and norm.momentum is not None
-    )
+def _is_known(network: nn.Module) -> bool:
+    """Whether nothing was changed; what took long to find out is kept until something is."""
+    known = _KNOWN.get(network)
+    if known is not None and known[0] == network._modules and known[2] == fingerprint(known[1]):
+        return True
+    modules = list(network.modules())[1:]  # hooks on the network itself see every form
+    momenta = {module.momentum for module in modules if isinstance(module, _BatchNorm)}
+    if len(momenta) > 1 or None in momenta or find_change(network, ACTIVATIONS) is not None:
+        return False
+    _KNOWN[network] = (dict(network._modules), modules, fingerprint(modules))
+    return True
 
 
 def forward(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Compute the activated maps of all stages, as the plain form does.
 
     Args:
-        network: A network that :func:`has_training_form`.
+        network: An HCGNet for which :func:`is_equal`.
         x: Images of shape ``(N, in_channels, H, W)``.
 
     Returns:
         One map of shape ``(N, C_i, H_i, W_i)`` for each stage.
     """
     statistics = _RunningStatistics()
-    x = _stem(network, x, statistics)
+    x = _stem(network.stem, x, statistics, network.with_cp)
     maps = []
     for i, block in enumerate(network.stages):
         x = _block(block, network.reader(i), x, statistics)
@@ -105,17 +95,14 @@ def forward(network: nn.Module, x: Tensor) -> list[Tensor]:
     return maps
 
 
-def _stem_cells(network: nn.Module) -> list[nn.Module]:
-    return [layer for layer in network.stem if hasattr(layer, "norm")]
-
-
-def _stem(network: nn.Module, x: Tensor, statistics: _RunningStatistics) -> Tensor:
-    cells = _stem_cells(network)
+def _stem(stem: nn.Sequential, x: Tensor, statistics: _RunningStatistics, again: bool) -> Tensor:
+    *cells, last = stem
     if not cells:
-        return network.stem(x)
+        return last(x)
     x = cells[0].conv(x)
-    for cell, after in zip(cells, [*(c.conv for c in cells[1:]), network.stem[-1]], strict=True):
-        x = _activate_then(after, cell, x, statistics, network.with_cp)
+    for cell, after in zip(cells, [*(_conv(c.conv) for c in cells[1:]), _Bound(last)], strict=True):
+        step = _then(_activation(cell, statistics), after)
+        x = _recomputed(step, x) if again else step(x)
     return x
 
 
@@ -125,122 +112,156 @@ def _block(
     """Map the input of a hybrid block to what ``reader`` reads of its output."""
     features = [x]
     for module in block:
-        cell, batch = module.squeeze1, statistics.of(module.squeeze1.norm)
-
-        def squeeze(*features: Tensor, cell=cell, batch=batch) -> Tensor:
-            return cell.conv(_activate(cell, torch.cat(features, dim=1), batch))
-
-        features.append(_excite(module, _recomputed(squeeze, *features), statistics))
-    batch = statistics.of(reader.norm)
-
-    def read(*features: Tensor) -> Tensor:
-        return _activate(reader, torch.cat(features, dim=1), batch)
-
+        squeezed = _recomputed(_cell(module.squeeze1, statistics), *features)
+        features.append(_excite(module, squeezed, statistics))
+    read = _activation(reader, statistics)
     return _recomputed(read, *features) if module.with_cp else read(*features)
 
 
 def _excite(module: SMG, x: Tensor, statistics: _RunningStatistics) -> Tensor:
     """Do all that follows the 1x1 convolution of a module."""
-    cell = module.squeeze2
-    x = _activate_then(cell.conv, cell, x, statistics, module.with_cp)
+    squeeze = _cell(module.squeeze2, statistics)
+    x = _recomputed(squeeze, x) if module.with_cp else squeeze(x)
     z3, z5, z = _pool(module, x, statistics)
     gate = module.update_gate
-    h = gate.hidden(torch.cat([z3, z5], dim=1), _norm_of(gate, statistics))
+    h = gate.hidden(torch.cat([z3, z5], dim=1), _norm(gate.norm, statistics))
     # The softmax over two logits (eq. 9) is the sigmoid of their difference, and u5 = 1 - u3.
     weight, bias = (getattr(gate.expand3, n) - getattr(gate.expand5, n) for n in ("weight", "bias"))
     v = torch.lerp(z5, z3, F.linear(h, weight, bias).sigmoid())
     gate = module.forget_gate
-    f = gate.expand(gate.hidden(z, _norm_of(gate, statistics))).sigmoid()
+    f = gate.expand(gate.hidden(z, _norm(gate.norm, statistics))).sigmoid()
     return f[:, :, None, None] * x + v[:, :, None, None]
-
-
-def _norm_of(gate: Gate, statistics: _RunningStatistics) -> Callable[[Tensor], Tensor]:
-    return partial(_normalise, gate.norm, statistics.of(gate.norm))
 
 
 def _pool(module: SMG, x: Tensor, statistics: _RunningStatistics) -> tuple[Tensor, Tensor, Tensor]:
     """Pool both branches and the squeezed map ``(N, C, H, W)`` itself, each to ``(N, C)``."""
-    branch3, branch5, gate = module.branch3, module.branch5, module.update_gate
-    batch3, batch5 = statistics.of(branch3.norm), statistics.of(branch5.norm)
+    update, forget = module.update_gate, module.forget_gate
+    branch3, attention3 = _cell(module.branch3, statistics), _conv(update.attention3)
+    activate5, pool5 = _activation(module.branch5, statistics), _branch_pool(module)
 
     def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            attention_pool(branch3.conv(_activate(branch3, x, batch3)), gate.attention3),
-            _pool_branch(_activate(branch5, x, batch5), branch5.conv, gate.attention5),
-        )
+        x3 = branch3(x)
+        return attention_pool(x3, attention3(x3)), pool5(activate5(x))
 
-    z3, z5 = _recomputed(pool, x) if module.with_cp else pool(x)
-    return z3, z5, attention_pool(x, module.forget_gate.attention)  # keeps no map beside x
+    tensors = (*branch3.tensors, *attention3.tensors, *activate5.tensors, *pool5.tensors)
+    z3, z5 = _recomputed(_Bound(pool, tensors), x) if module.with_cp else pool(x)
+    return z3, z5, attention_pool(x, forget.attention(x))  # keeps no map besides x
 
 
-def _pool_branch(a: Tensor, conv: nn.Conv2d, attention: nn.Conv2d) -> Tensor:
-    """Pool ``conv(a)`` with a spatial attention without computing ``conv(a)``.
+def _branch_pool(module: SMG) -> _Bound:
+    """Return what pools the dilated branch of an activated map ``(N, C, H, W)`` to ``(N, C)``."""
+    attention = module.update_gate.attention5
+    tensors = (module.branch5.conv.weight, attention.weight, attention.bias)
+    return _Bound(partial(_pool_branch, *tensors), tensors)
+
+
+def _pool_branch(branch: Tensor, attention: Tensor, bias: Tensor, a: Tensor) -> Tensor:
+    """Pool the dilated branch with its spatial attention, without computing the branch.
 
     Args:
+        branch: Weight of the depthwise convolution, ``(C, 1, 3, 3)``.
+        attention: Weight of the attention, ``(1, C, 1, 1)``.
+        bias: Bias of the attention, ``(1,)``.
         a: Activated map of shape ``(N, C, H, W)``.
-        conv: Depthwise 3x3 convolution that keeps the size.
-        attention: Convolution from ``C`` channels to one.
 
     Returns:
         Pooled vector of shape ``(N, C)`` in the type of ``a``.
     """
-    window = dict(kernel_size=3, padding=conv.padding, dilation=conv.dilation)
+    if a.shape[0] == 0:  # which fold does not know
+        x = F.conv2d(a, branch, padding=2, dilation=2, groups=a.shape[1])
+        return attention_pool(x, F.conv2d(x, attention, bias))
+    window = dict(kernel_size=3, padding=2, dilation=2)
     dtype = pooling_dtype(a)
     with without_autocast(a):
         columns = a.flatten(2).to(dtype)  # (N, C, H*W)
         # Flipped: fold and unfold move by -q what the convolution moves by q.
-        taps = conv.weight.flatten(1).t().flip(0).to(dtype)  # (9, C)
-        products = (taps * attention.weight.flatten(1)).expand(len(a), -1, -1).bmm(columns)
+        taps = branch.flatten(1).t().flip(0).to(dtype)  # (9, C)
+        products = (taps * attention.flatten(1)).expand(a.shape[0], -1, -1).bmm(columns)
         # The batch as channels of one image: both would go through its images one by one.
         logits = F.fold(products.view(1, -1, columns.shape[2]), a.shape[2:], **window)
-        logits = logits + attention.bias  # (1, N, H, W)
+        logits = logits + bias  # (1, N, H, W)
         weights = logits.flatten(2).softmax(dim=2).view_as(logits)
         sums = F.unfold(weights, **window).view_as(products).bmm(columns.transpose(1, 2))
         z = torch.einsum("qc,nqc->nc", taps, sums)
     return z.to(a.dtype)
 
 
-def _activate(cell: PreActivation, x: Tensor, batch: _Batch) -> Tensor:
-    return cell.act(_normalise(cell.norm, batch, x))
+class _Bound:
+    """A function with the tensors that it reads, as they are now.
 
-
-def _normalise(norm: nn.Module, batch: _Batch, x: Tensor) -> Tensor:
-    """Normalise, with the batch's statistics where there is room for them.
-
-    They are written into ``batch``, the mean and the unbiased variance, in place of running
-    statistics of momentum 1: to run twice does no harm.
+    Args:
+        function: The function.
+        tensors: What it reads besides its arguments; ``None`` does not count.
     """
-    if batch is None:
-        return norm(x)
-    if not isinstance(norm, nn.SyncBatchNorm):
-        return F.batch_norm(x, *batch, norm.weight, norm.bias, True, 1.0, norm.eps)
-    sync = nn.SyncBatchNorm(x.shape[1], norm.eps, 1.0, False, process_group=norm.process_group)
-    sync.weight, sync.bias = norm.weight, norm.bias
-    sync.running_mean, sync.running_var = batch
-    return sync(x)
+
+    def __init__(self, function: Callable[..., Any], tensors: Sequence[Tensor | None] = ()) -> None:
+        self.function = function
+        self.tensors = tuple(tensor for tensor in tensors if tensor is not None)
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
 
 
-def _activate_then(
-    after: Callable[[Tensor], Tensor],
-    cell: PreActivation,
+def _activation(cell: PreActivation, statistics: _RunningStatistics) -> _Bound:
+    """Norm and activation of the concatenated inputs."""
+    norm, act = _norm(cell.norm, statistics), cell.act
+    return _Bound(lambda *features: act(norm(concatenate(features))), norm.tensors)
+
+
+def _cell(cell: PreActConv, statistics: _RunningStatistics) -> _Bound:
+    return _then(_activation(cell, statistics), _conv(cell.conv))
+
+
+def _then(first: _Bound, second: _Bound) -> _Bound:
+    return _Bound(lambda *inputs: second(first(*inputs)), (*first.tensors, *second.tensors))
+
+
+def _conv(conv: nn.Conv2d) -> _Bound:
+    tensors = (conv.weight, conv.bias)
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    return _Bound(lambda x: F.conv2d(x, *tensors, *geometry), tensors)
+
+
+def _norm(norm: nn.Module, statistics: _RunningStatistics) -> _Bound:
+    """Normalise in the norm's mode, with the batch's statistics put aside in training."""
+    affine, eps = (norm.weight, norm.bias), norm.eps
+    if not norm.training:
+        running = (norm.running_mean, norm.running_var)
+        function = partial(_normalise, running, affine, False, eps)
+        return _Bound(function, (*running, *affine))
+    # The mean and the unbiased variance are written there in place of running statistics of
+    # momentum 1: to run twice does no harm.
+    batch = statistics.room_for(norm)
+    if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+        group = norm.process_group or torch.distributed.group.WORLD
+        size = torch.distributed.get_world_size(group)
+        if size > 1:
+            rest = (*affine, *batch, eps, 1.0, group, size)
+            return _Bound(lambda x: sync_batch_norm.apply(x, *rest), affine)
+    return _Bound(partial(_normalise, batch, affine, True, eps), affine)
+
+
+def _normalise(
+    statistics: tuple[Tensor, Tensor],
+    affine: tuple[Tensor | None, Tensor | None],
+    training: bool,
+    eps: float,
     x: Tensor,
-    statistics: _RunningStatistics,
-    again: bool,
 ) -> Tensor:
-    batch = statistics.of(cell.norm)
-
-    def function(x: Tensor) -> Tensor:
-        return after(_activate(cell, x, batch))
-
-    return _recomputed(function, x) if again else function(x)
+    return F.batch_norm(x, *statistics, *affine, training, 1.0, eps)
 
 
-def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Keep the inputs of ``function`` and run it again in the backward pass."""
+def _recomputed(bound: _Bound, *inputs: Tensor) -> Any:
+    """Keep the inputs of a function and run it again in the backward pass."""
     if torch.compiler.is_compiling():  # decides by itself what to keep
-        return function(*inputs)
-    # Early stop: the layer that ends a function needs its input, and does not run again.
-    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return bound(*inputs)
+
+    def call(*arguments: Tensor) -> Any:
+        return bound(*arguments[: len(inputs)])
+
+    # Early stop: the layer that ends a function needs its input, and does not run again. The
+    # tensors are given for autograd to see that they have not changed.
+    return checkpoint(call, *inputs, *bound.tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 class _RunningStatistics:
@@ -251,10 +272,8 @@ class _RunningStatistics:
         self.means: list[Tensor] = []
         self.variances: list[Tensor] = []
 
-    def of(self, norm: nn.Module) -> _Batch:
-        """Make room for the batch's mean and variance, if the norm uses them."""
-        if not norm.training:
-            return None
+    def room_for(self, norm: nn.Module) -> tuple[Tensor, Tensor]:
+        """Make room for the mean and the variance of a batch, each ``(C,)``."""
         mean, variance = torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)
         self.norms.append(norm)
         self.means.append(mean)

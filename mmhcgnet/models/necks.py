@@ -19,7 +19,7 @@ class DropoutNeck(nn.Dropout):
         inplace: Drop them in the given tensors.
 
     Raises:
-        ValueError: If ``p`` is no number from 0 to 1.
+        ValueError: If ``p`` is not a number from 0 to 1.
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:

@@ -15,7 +15,8 @@ from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmhcgnet.errors import PretrainedMismatchError
+from mmhcgnet.errors import MissingFileError, PretrainedMismatchError
+from mmhcgnet.paths import is_local
 from mmhcgnet.type_names import type_name
 from mmhcgnet.weights import (
     explain_official,
@@ -39,7 +40,7 @@ def pretrained(backbone: nn.Module) -> Iterator[None]:
         backbone: The module whose ``init_cfg`` it is.
 
     Raises:
-        FileNotFoundError: If a local file is missing.
+        MissingFileError: If a local file is missing.
         PretrainedMismatchError: If a file lacks a tensor of the backbone or has it in another
             shape, or with numbers that are not finite.
     """
@@ -65,6 +66,7 @@ def _read(backbone: nn.Module, cfg: dict) -> dict:
     check_pretrained_path(path)
     if prefix and not prefix.endswith("."):
         prefix += "."
+    # After use_safe_loader, MMEngine reads by checkpoints/reading.py, once for a check and this.
     weights, twice = strip_module(
         find_weights(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
     )
@@ -110,10 +112,10 @@ def check_covers(backbone: nn.Module, weights: dict, path: str, prefix: str) -> 
 
 
 def check_pretrained_path(path: str) -> None:
-    """Raise a ``FileNotFoundError`` if ``path`` is a local file that does not exist."""
-    if "://" not in path and not osp.exists(osp.expanduser(path)):
-        raise FileNotFoundError(
-            f"The pretrained backbone weights {path} are not there: convert the authors' with "
+    """Raise a :class:`MissingFileError` if ``path`` is a local file that does not exist."""
+    if is_local(path) and not osp.exists(osp.expanduser(path)):
+        raise MissingFileError(
+            f"The pretrained backbone weights {path} do not exist: convert the authors' with "
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "
             "configs/hcgnet/*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "

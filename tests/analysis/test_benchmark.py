@@ -254,11 +254,11 @@ def test_what_cannot_be_measured_is_said(monkeypatch):
     with pytest.raises(UsageError, match="given twice"):
         benchmark.measure([SMALL, SMALL], "forward", 2, **settings)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="no CUDA device: use --device cpu"):
+    with pytest.raises(UsageError, match="no CUDA device: use the device cpu"):
         benchmark.measure([SMALL], "forward", 2, device="cuda", **settings)
-    with pytest.raises(UsageError, match="--shape takes a height and a width"):
+    with pytest.raises(UsageError, match="A shape is a height and a width"):
         complexity.read_size([8, 0])
-    with pytest.raises(UsageError, match="--shape takes a height and a width"):
+    with pytest.raises(UsageError, match="A shape is a height and a width"):
         complexity.read_size([8, 8, 8])
 
 

@@ -116,7 +116,7 @@ def test_another_network_and_tokens():
         neck=None,
     )
     image = torch.randn(3, 32, 64)
-    with pytest.raises(UsageError, match="output of backbone is no map but a tensor of shape"):
+    with pytest.raises(UsageError, match="output of backbone is not a map but a tensor of shape"):
         cam.activation_map(vit, image)
     heat, _, _ = cam.activation_map(vit, image, layer="backbone.layers.1.ln1")
     assert heat.shape == (32, 64) and heat.max() == pytest.approx(1)
@@ -136,7 +136,7 @@ def test_mistakes(model, monkeypatch):
         cam.check_layer(model, "backbone.stage.1")
     with pytest.raises(UsageError, match="needs a classifier"):
         cam.check_layer(nn.Identity(), None)
-    with pytest.raises(UsageError, match=r"no --cam gradcamm \(did you mean gradcam"):
+    with pytest.raises(UsageError, match=r"method gradcamm does not exist \(did you mean gradcam"):
         cam.check_method("gradcamm")
     model.head.forward = lambda feats: dict(scores=feats[-1])
     with pytest.raises(UsageError, match="LinearClsHead, gives no score to each class"):

@@ -145,7 +145,7 @@ def test_the_shape_of_data_that_nothing_resizes():
     cfg = Config(
         dict(model=dict(backbone=dict(in_channels=1)), test_dataloader=dict(dataset=dataset))
     )
-    with pytest.raises(UsageError, match="--shape"):
+    with pytest.raises(UsageError, match="give a shape"):
         complexity.input_shape(cfg)
     assert complexity.input_shape(cfg, (5, 7)) == (1, 5, 7)
 

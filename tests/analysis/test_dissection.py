@@ -107,7 +107,7 @@ def test_less_memory_takes_a_share_with_the_stated_error():
 
 
 def test_too_few_activations_for_the_quantile():
-    with pytest.raises(UsageError, match="take more images or a larger --quantile"):
+    with pytest.raises(UsageError, match="take more images or a larger quantile"):
         LargestValues(3, 3, 49, 0.005, memory=1e9)
 
 
@@ -260,7 +260,7 @@ def edit(path, old, new):
         ("label.csv", "scene(40)", "place(40)", "has no category place, which the label night"),
         ("category.csv", "name", "title", "category.csv has no column name"),
         ("index.csv", ",14,14,", ",14,,", "gives 0.png no size of label maps"),
-        ("index.csv", ",14,14,", ",14,15,", "and the index says 14 and 15"),
+        ("index.csv", ",14,14,", ",14,15,", "but the index says 14 and 15"),
         ("label.csv", "1,red-c", "7,red-c", "label.csv has no label 1, which 0.png has"),
         ("index.csv", "0_color0.png", "none.png", "none.png does not exist"),
         ("index.csv", "0.png", "none.png", "none.png cannot be read"),
@@ -281,5 +281,5 @@ def test_damaged_files(broden, tmp_path):
     with pytest.raises(DataError, match="The image .*2.png cannot be decoded"):
         dissect(broden, tmp_path / "out2", workers=1)  # no traceback of the worker
     (broden / "category.csv").unlink()
-    with pytest.raises(MissingFileError, match="category.csv does not exist: --data takes"):
+    with pytest.raises(MissingFileError, match="category.csv does not exist: data must be"):
         Broden(broden)

@@ -5,10 +5,10 @@ import re
 import sys
 import time
 import zipfile
-from collections import Counter
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
 from helpers.scripts import run_new
 from mmengine.runner import CheckpointLoader
 
@@ -19,7 +19,13 @@ from mmhcgnet.checkpoints.strict import load_strictly
 from mmhcgnet.errors import MissingFileError, UsageError
 
 WEIGHTS = {"a.weight": torch.ones(2), "a.bias": torch.zeros(2)}
-STATE = dict(meta=dict(iter=3, unix_time=5.0), optimizer={}, state_dict=WEIGHTS)
+HUB = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+STATE = dict(
+    meta=dict(epoch=1, iter=3, unix_time=5.0),
+    optimizer={},
+    message_hub=HUB,
+    state_dict=WEIGHTS,
+)
 
 
 def save(path, checkpoint):
@@ -46,8 +52,16 @@ def test_an_outline_has_no_tensors(tmp_path):
 @pytest.mark.parametrize("key", ["iter", "epoch"])
 @pytest.mark.parametrize("value", [-1, 10**30, 1.5, True, "3", None])
 def test_what_is_no_number_of_iterations(tmp_path, key, value):
-    opened = Checkpoint(dict(meta={key: value}, optimizer={}), "a.pth")
-    assert opened.iteration is None and not opened.has_training_state
+    opened = Checkpoint(dict(STATE, meta=dict(epoch=1, iter=3) | {key: value}), "a.pth")
+    assert opened.lacks == [key] and not opened.has_training_state
+    assert opened.iteration == (3 if key == "epoch" else None)
+
+
+@pytest.mark.parametrize("key", ["optimizer", "message_hub"])
+def test_what_a_training_needs_is_named(key):
+    content = {name: part for name, part in STATE.items() if name != key}
+    assert Checkpoint(content, "a.pth").lacks == [key]
+    assert Checkpoint(STATE, "a.pth").lacks == []
 
 
 def test_a_tensor_with_and_without_module_is_refused(tmp_path):
@@ -74,13 +88,6 @@ def test_the_home_is_known(tmp_path, monkeypatch):
 
 # Reading once
 
-OPENED = []
-sys.addaudithook(lambda event, args: OPENED.append(args[0]) if event == "open" else None)
-
-
-def reads(path):
-    return Counter(map(str, OPENED))[str(path)]
-
 
 def test_a_file_is_opened_once(tmp_path):
     for name in ("a.pth", "a.safetensors"):
@@ -102,7 +109,9 @@ def test_what_was_opened_ahead_is_not_read_again(tmp_path):
 
 def test_of_candidates_outlines_are_read_and_the_chosen_one_in_full(tmp_path):
     paths = [
-        save(tmp_path / f"epoch_{i}.pth", dict(STATE, meta=dict(iter=i, unix_time=float(i))))
+        save(
+            tmp_path / f"epoch_{i}.pth", dict(STATE, meta=dict(epoch=1, iter=i, unix_time=float(i)))
+        )
         for i in range(3)
     ]
     OPENED.clear()
@@ -138,10 +147,10 @@ def test_names_by_a_template_with_a_format_are_found(tmp_path):
 
 
 SENTENCES = {
-    "zeros": (bytes(4000), r"holds zeros and no checkpoint"),
+    "zeros": (bytes(4000), r"holds only zeros"),
     "nothing": (b"", r"damaged or cut short"),
-    "another archive": (b"PK\x05\x06" + bytes(18), r"damaged or cut short, or no checkpoint"),
-    "text": (b"<html>404</html>", r"no checkpoint of PyTorch"),
+    "another archive": (b"PK\x05\x06" + bytes(18), r"damaged or cut short, or not a checkpoint"),
+    "text": (b"<html>404</html>", r"not a checkpoint of PyTorch"),
 }
 
 
@@ -183,7 +192,7 @@ def test_safetensors_in_capitals_and_with_a_deep_header(tmp_path):
 @pytest.mark.parametrize("end", range(1, 160))
 def test_damage_at_the_end_is_a_sentence_for_an_outline_too(tmp_path, end):
     """The newest file is looked at before it is verified, and the one before may be whole."""
-    old = save(tmp_path / "epoch_1.pth", dict(STATE, meta=dict(iter=1, unix_time=1.0)))
+    old = save(tmp_path / "epoch_1.pth", dict(STATE, meta=dict(epoch=1, iter=1, unix_time=1.0)))
     content = bytearray(encode_checkpoint(STATE, "a.pth"))
     for bit in range(8):
         content[-end] ^= 1 << bit

@@ -17,7 +17,7 @@ from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import nn
 
 from mmhcgnet.checkpoints import read_checkpoint
-from mmhcgnet.checkpoints.unpickling import Unpickler
+from mmhcgnet.checkpoints.unpickling import Unpickler, _tensor
 from mmhcgnet.errors import UsageError
 
 
@@ -69,7 +69,7 @@ def test_tensors_are_read(tmp_path, options):
         empty=torch.zeros(0, 3), flags=torch.tensor([True, False]), complex=torch.ones(2) * 1j,
         half=torch.ones(2).bfloat16(), eight=torch.ones(2).to(torch.float8_e4m3fn),
         frozen=nn.Parameter(torch.ones(2), requires_grad=False), attributed=attributed,
-        learned=torch.ones(2, requires_grad=True), unsigned=torch.ones(2, dtype=torch.uint16),
+        learned=torch.ones(2, requires_grad=True),
     )  # fmt: skip
     found = read(tensors, tmp_path, **options)
     for name, tensor in tensors.items():
@@ -154,6 +154,17 @@ def test_of_the_attributes_of_a_dict_only_the_checked_versions_are_kept():
     assert vars(found) == dict(_metadata=OrderedDict(a=dict(version=2)))
 
 
+@pytest.mark.parametrize(
+    "place",
+    [(0, (1000,), (1,)), (-1, (1,), (1,)), (0, (-1,), (1,)), (4, (1,), (1,)), (0, (3,), (2,)),
+     (3, (2,), (-1,)), (0, (2, 2), (1,))],
+)  # fmt: skip
+@pytest.mark.parametrize("numbers", [0, 4])
+def test_a_tensor_stays_within_its_numbers(numbers, place):
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        _tensor(torch.ones(numbers), *place)
+
+
 ATTACKS = {
     "attributes of a class": (ARRAY, HIDING, b"b"),
     "slots of a class": (ARRAY, b"N", HIDING, b"\x86b"),
@@ -198,7 +209,9 @@ ATTACKS = {
 def test_no_program_gets_further_than_the_table(attack):
     before = dict(vars(OneCycleParamScheduler)), dict(vars(collections)), dict(vars(HistoryBuffer))
     # What is no data is refused; what is no program at all fails in some way.
-    with pytest.raises((pickle.UnpicklingError, KeyError, ValueError, TypeError)):
+    with pytest.raises(
+        (pickle.UnpicklingError, LookupError, ValueError, TypeError, AttributeError)
+    ):
         Unpickler(io.BytesIO(program(*ATTACKS[attack]))).load()
     assert before == (
         dict(vars(OneCycleParamScheduler)), dict(vars(collections)), dict(vars(HistoryBuffer))

@@ -251,13 +251,13 @@ def test_script_writes_both_sets_and_skips_what_is_there(tmp_path, capsys):
     script = load_script()
     command = ["--out", str(tmp_path / "s"), "--images", "6", "--val-images", "5", "--size", "64"]
     script.main([*command, "--classification"])
-    assert "train: 6/6 pictures" in capsys.readouterr().out
+    assert "train: 6/6 images" in capsys.readouterr().out
     assert (tmp_path / "s/annotations/instances_val.json").is_file()
     assert (tmp_path / "s/classification/val/star/00000.png").is_file()
     before = digests(tmp_path / "s")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.png")}
     script.main([*command, "--classification"])
-    assert capsys.readouterr().out.count("is there already") == 2
+    assert capsys.readouterr().out.count("already exists") == 2
     assert times == {path: path.stat().st_mtime_ns for path in times}
     script.main([*command, "--seed", "1"])
     after = digests(tmp_path / "s")
@@ -299,7 +299,7 @@ def test_damaged_set_is_made_anew(tmp_path, lost):
     [
         (["--images", "0"], "images is 0"),
         (["--val-images", "-1"], "val_images is -1"),
-        (["--size", "32"], "size is 32; it has to lie between 64 and 1024"),
+        (["--size", "32"], "size is 32; it must be between 64 and 1024"),
         (["--size", "5000"], "size is 5000"),
         (["--seed", "-1"], "seed is -1"),
     ],
@@ -312,7 +312,7 @@ def test_script_refuses_bad_values_in_one_sentence(tmp_path, arguments, message)
 
 
 def test_class_folders_need_an_image_for_each_category(tmp_path):
-    with pytest.raises(ValueError, match="val_images is 4; it has to lie between 5"):
+    with pytest.raises(ValueError, match="val_images is 4; it must be between 5"):
         shapes.write_classification(tmp_path / "c", images=10, val_images=4)
 
 

@@ -29,7 +29,7 @@ def test_a_step_that_fails_ends_the_demo(demo, capfd):
     demo.run("1/2 Fine", "-c", "print('inside')")
     out = capfd.readouterr().out
     assert "=== 1/2 Fine\n$ python -c 'print('" in out and "inside\n=== done in 0.0 minutes" in out
-    with pytest.raises(SystemExit, match="exit code 3; run the demo again to go on"):
+    with pytest.raises(SystemExit, match="exit code 3; run the demo again to continue"):
         demo.run("2/2 Not fine", "-c", "raise SystemExit(3)")
 
 

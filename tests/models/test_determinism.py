@@ -83,7 +83,7 @@ def record(name, plain=False):
 
 
 @pytest.mark.slow(reason="trains published networks in double precision")
-@pytest.mark.parametrize("plain", [False, True], ids=["training-form", "plain"])
+@pytest.mark.parametrize("plain", [False, True], ids=["memory-saving", "plain"])
 @pytest.mark.parametrize("name", RECORDED)
 def test_losses_are_the_recorded_ones(name, plain):
     """Initialisation, DropBlock, both forms, freezing and gradients: a silent change shows here."""

@@ -4,7 +4,9 @@ import pytest
 import torch
 from helpers.processes import run_processes
 from helpers.reference import TINY, make_arch, random_state
+from packaging.version import Version
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from mmhcgnet.models import HCGNet
@@ -85,6 +87,30 @@ def test_parameters_stay_equal_on_both_ranks(results, out_indices):
     moved = {key for key in first if not torch.equal(first[key], start[key])}
     assert {"fc.weight", "backbone.stages.0.0.update_gate.reduce.weight"} <= moved
     assert not any(key.startswith("backbone.stem.") for key in moved)
+
+
+def work_sharded(rank: int, folder: str) -> None:
+    from torch.distributed.fsdp import fully_shard  # new in PyTorch 2.6
+
+    mesh = init_device_mesh("cpu", (1,))
+    model = Classifier().double().train()
+    network = model.backbone
+    for module in [*(m for block in network.stages for m in block), *network.transitions]:
+        fully_shard(module.squeeze1, mesh=mesh)
+        fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert network.form == "plain"
+    gradients = backward(model, *make_batch())
+    torch.save({k: g.full_tensor() for k, g in gradients.items()}, f"{folder}/sharded.pth")
+
+
+@pytest.mark.skipif(Version(torch.__version__) < Version("2.6"), reason="no FSDP by module")
+def test_every_module_can_be_sharded_by_itself(warm, tmp_path):
+    """FSDP has a module's parameters whole while it is called, and only then."""
+    run_processes(warm, work_sharded, tmp_path, count=1)
+    expected = backward(Classifier().double().train(), *make_batch())
+    for key, gradient in torch.load(tmp_path / "sharded.pth").items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-8, atol=1e-10, msg=key)
 
 
 def work_on_gpus(rank: int, folder: str) -> None:

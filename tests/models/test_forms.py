@@ -1,6 +1,6 @@
-"""The training form and the deployed form: when they run, and that they are what they replace.
+"""The memory-saving form and the deployed form: when they run, and that they are what they replace.
 
-That the training form computes what the paper says is in test_parity.py.
+That the memory-saving form computes what the paper says is in test_parity.py.
 """
 
 import copy
@@ -58,8 +58,8 @@ def gradients(network: HCGNet, image: torch.Tensor) -> dict[str, torch.Tensor | 
 
 
 @pytest.fixture
-def uses_training_form(monkeypatch):
-    """Tell whether a call of a network runs in the training form."""
+def saves_memory(monkeypatch):
+    """Tell whether a call of a network runs in the memory-saving form."""
 
     def uses(network: HCGNet, image: torch.Tensor | None = None) -> bool:
         calls = []
@@ -67,6 +67,8 @@ def uses_training_form(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(memory_saving, "forward", lambda *args: calls.append(1) or forward(*args))
             network(torch.randn(2, 3, 64, 64) if image is None else image)
+        form = network.form
+        assert bool(calls) is (form == "memory_saving")
         return bool(calls)
 
     return uses
@@ -105,26 +107,27 @@ def without_statistics(network: HCGNet) -> HCGNet:
     ],
     ids=["a hook", "another convolution", "no running statistics", "plain", "GN", "no momentum"],
 )
-def test_what_takes_the_plain_form(change, uses_training_form):
+def test_what_takes_the_plain_form(change, saves_memory):
     network = make().train()
-    assert uses_training_form(network)
-    assert not uses_training_form(change(network).train())
+    assert saves_memory(network)
+    assert not saves_memory(change(network).train())
 
 
 @pytest.mark.parametrize("layer", ["transitions.1.squeeze2", "stages.3", "norm", "stem.0.act"])
-def test_the_plain_form_is_left_when_the_hook_is_gone(layer, uses_training_form):
+def test_the_plain_form_is_left_when_the_hook_is_gone(layer, saves_memory):
     network = make().train()
     handle = network.get_submodule(layer).register_forward_pre_hook(lambda *args: None)
-    assert not uses_training_form(network)
+    assert not saves_memory(network)
     handle.remove()
-    assert uses_training_form(network)
+    assert saves_memory(network)
 
 
-def test_inference_and_traces_take_the_plain_form(uses_training_form):
-    network = make().eval()
-    assert uses_training_form(network)
+def test_inference_and_traces_take_the_plain_form(saves_memory):
+    network = make().train()
+    assert saves_memory(network)
     with torch.no_grad():
-        assert not uses_training_form(network)
+        assert not saves_memory(network)
+    assert not saves_memory(network.eval())  # with gradients, too
     image = torch.randn(1, 3, 64, 64)
     traced = torch.jit.trace(network, image)
     for out, target in zip(traced(image), network(image), strict=True):
@@ -133,17 +136,17 @@ def test_inference_and_traces_take_the_plain_form(uses_training_form):
 
 
 @pytest.mark.parametrize("act_cfg", [dict(type="GELU"), dict(type="LeakyReLU")])
-def test_any_activation_trains_in_the_training_form(act_cfg, uses_training_form):
+def test_any_activation_trains_in_the_memory_saving_form(act_cfg, saves_memory):
     network = make(act_cfg=act_cfg).double().train()
-    assert uses_training_form(network, torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    assert saves_memory(network, torch.randn(2, 3, 64, 64, dtype=torch.float64))
     compare_training(network, image_for("tiny", 4, torch.float64))
 
 
-# The training form
+# The memory-saving form
 
 
 def compare_training(network: HCGNet, image: torch.Tensor) -> None:
-    """Outputs, gradients and statistics of the training form are those of the plain one."""
+    """Outputs, gradients and statistics of the memory-saving form are those of the plain one."""
     plain = copy.deepcopy(network)
     plain.plain = True
     for out, target in zip(network(image), plain(image), strict=True):
@@ -175,20 +178,20 @@ def compare_training(network: HCGNet, image: torch.Tensor) -> None:
     ],
     ids=str,
 )
-def test_training_form(kwargs, with_cp, uses_training_form):
+def test_memory_saving_form(kwargs, with_cp, saves_memory):
     network = make(with_cp=with_cp, **kwargs).double().train()
     image = image_for("tiny", 4, torch.float64)
-    assert uses_training_form(network, image)
+    assert saves_memory(network, image)
     compare_training(network, image)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (36, 61)])
-def test_training_form_at_odd_sizes(size):
+def test_memory_saving_form_at_odd_sizes(size):
     network = make("tiny-cifar").double().train()
     compare_training(network, torch.randn(2, 3, *size, dtype=torch.float64))
 
 
-def test_training_form_in_channels_last():
+def test_memory_saving_form_in_channels_last():
     network = make().double().train()
     image = image_for("tiny", 4, torch.float64)
     expected = gradients(copy.deepcopy(network), image)
@@ -198,10 +201,10 @@ def test_training_form_in_channels_last():
         torch.testing.assert_close(actual[key], grad, rtol=1e-8, atol=1e-10, msg=key)
 
 
-def test_a_sync_bn_that_was_reverted_trains_in_the_training_form(uses_training_form):
+def test_a_sync_bn_that_was_reverted_trains_in_the_memory_saving_form(saves_memory):
     """MMEngine's Runner does so where there is one process."""
     network = revert_sync_batchnorm(make(norm_cfg=dict(type="SyncBN"))).train()
-    assert uses_training_form(network)
+    assert saves_memory(network)
 
 
 def test_statistics_move_once_a_step():
@@ -342,6 +345,35 @@ def test_deployed_outputs_where_the_norms_are_not_tame(name, dtype):
         actual, expected = network(image), Reference(state)(image.double())
     for out, target in zip(actual, expected, strict=True):
         assert relative_error(out, target) <= (1e-5 if dtype is torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1e-2, 1e-3, 1e-5, -1e-6, 1e-12, 1e-40, 0])
+@pytest.mark.parametrize("bias", [-0.5, 0.5])
+def test_deployed_in_half_precision_with_channels_that_are_nearly_constant(weight, bias):
+    """Weight decay makes channels so that are always off; their bounds overflow in fp16."""
+    torch.manual_seed(0)
+    network = HCGNet(make_arch(TINY_CIFAR), norm_cfg=dict(type="BN", momentum=1.0)).train()
+    images = torch.randn(8, 3, 24, 32)
+    with torch.no_grad():
+        network(images)  # statistics of its maps, as a trained network has
+        for module in network.eval().modules():
+            if isinstance(module, nn.BatchNorm2d):
+                chosen = torch.rand(module.num_features) < 0.3
+                module.weight[chosen], module.bias[chosen] = weight, bias
+        (expected,) = copy.deepcopy(network).double()(images.double())
+    deployed = copy.deepcopy(network)
+    deployed.switch_to_deploy()
+
+    def error(network: HCGNet, dtype: torch.dtype, autocast: bool) -> float:
+        with torch.no_grad(), torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            given = torch.float32 if autocast else dtype
+            (out,) = copy.deepcopy(network).to(given)(images.to(given))
+        assert out.dtype is dtype
+        return ((out.double() - expected).norm() / expected.norm()).item()
+
+    for dtype in (torch.float16, torch.bfloat16):
+        for autocast in (False, True):
+            assert error(deployed, dtype, autocast) <= 2.5 * error(network, dtype, autocast)
 
 
 def test_a_deployed_network_has_no_norm_and_nothing_to_train():

@@ -1,6 +1,8 @@
 """What HCGNet promises: sizes, shapes, state dict, freezing, norms, precision, errors."""
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -382,7 +384,7 @@ def test_configs_are_left_alone():
     assert configs == copies
 
 
-# Checkpointing in the plain form; test_forms.py has the training form
+# Checkpointing in the plain form; test_forms.py has the memory-saving form
 
 
 @pytest.mark.parametrize("kwargs", [{}, dict(frozen_stages=2), dict(norm_eval=True)])
@@ -464,7 +466,8 @@ def test_attention_over_a_large_map_keeps_its_mass_in_fp16():
     """Shares of 1 / 630,000 are hardly representable in fp16: their sum has to stay 1."""
     values = torch.tensor([3.0, -0.5, 1.0, 7.0], dtype=torch.float16)
     attention = nn.Conv2d(4, 1, 1).half()
-    pooled = attention_pool(values.view(1, 4, 1, 1).expand(2, 4, 700, 900), attention)
+    x = values.view(1, 4, 1, 1).expand(2, 4, 700, 900)
+    pooled = attention_pool(x, attention(x))
     assert pooled.dtype is torch.float16
     torch.testing.assert_close(pooled, values.expand(2, 4), rtol=2e-3, atol=0)
 
@@ -568,9 +571,8 @@ def test_gates_start_neutral():
     network.init_weights()
     module = network.stages[0][0]
     squeezed = torch.randn(4, module.out_channels, 9, 11)
-    torch.testing.assert_close(
-        attention_pool(squeezed, module.forget_gate.attention), squeezed.mean((2, 3))
-    )
+    pooled = attention_pool(squeezed, module.forget_gate.attention(squeezed))
+    torch.testing.assert_close(pooled, squeezed.mean((2, 3)))
     assert (module.forget_gate(squeezed) - 0.5).abs().max() < 0.05
     v = module.update_gate(module.branch3(squeezed), module.branch5(squeezed))
     assert 0 < v.abs().max() < 0.1 * squeezed.std()
@@ -758,3 +760,15 @@ def test_amp_training_on_gpu(with_cp):
         scaler.step(optimizer)
         scaler.update()
     assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_readmes_drawing_is_what_its_script_draws(tmp_path):
+    """And it names the parts of a module."""
+    docs = Path(__file__).parents[2] / "docs"
+    script = tmp_path / "draw_smg.py"
+    script.write_text((docs / "draw_smg.py").read_text(encoding="utf-8"), encoding="utf-8")
+    runpy.run_path(str(script), run_name="__main__")
+    drawing = (tmp_path / "smg.svg").read_text(encoding="utf-8")
+    assert drawing == (docs / "smg.svg").read_text(encoding="utf-8")
+    for name, _ in HCGNet(ARCH).stages[0][0].named_children():
+        assert f">{name}<" in drawing

@@ -60,7 +60,7 @@ def test_eval_forward(name):
         assert relative_error(out, target) <= 1e-5
 
 
-@pytest.fixture(params=["training form", "plain form"])
+@pytest.fixture(params=["memory-saving form", "plain form"])
 def form(request, monkeypatch):
     """Let every network of a test compute in the one form or the other, and see that it does."""
     calls = []
@@ -86,10 +86,10 @@ def eval_gradients(network: HCGNet, state: dict, act, dtype: torch.dtype):
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-cifar", "B"])
-def test_eval_gradients_of_every_parameter(name, form):
+def test_eval_gradients_of_every_parameter(name):
     """One by one in fp64: those of attention are small differences, of which fp32 loses digits."""
     state = random_state(state_shapes(*NETWORKS[name]))
-    pairs = eval_gradients(make_network(name, plain=form), state, F.relu, torch.float64)
+    pairs = eval_gradients(make_network(name), state, F.relu, torch.float64)
     for key, (actual, expected) in pairs.items():
         if key.endswith(CANCELLED):
             scale = pairs[key.replace("bias", "weight")][1].abs().max()
@@ -109,9 +109,9 @@ def test_eval_gradients_of_every_parameter(name, form):
         ("B", dict(type="GELU"), F.gelu),
     ],
 )
-def test_eval_gradients_of_every_module(name, act_cfg, act, form):
+def test_eval_gradients_of_every_module(name, act_cfg, act):
     state = random_state(state_shapes(*NETWORKS[name]))
-    network = make_network(name, plain=form, act_cfg=act_cfg)
+    network = make_network(name, act_cfg=act_cfg)
     pairs = eval_gradients(network, state, act, torch.float32)
     modules = {}
     for key, pair in pairs.items():

@@ -1,4 +1,4 @@
-"""What HCGNet promises at settings that hypothesis draws; tests/campaigns/properties.py has all."""
+"""What HCGNet promises at settings that hypothesis draws; campaigns/properties.py has all."""
 
 import math
 

@@ -55,7 +55,7 @@ def test_two_forms_side_by_side(run, tmp_path):
     [
         (["resnet50"], "There is no model 'resnet50'"),
         ([SMALL, "--device", "cuda"], "no CUDA device"),
-        ([SMALL, "--shape", "1", "2", "3"], "--shape takes a height and a width"),
+        ([SMALL, "--shape", "1", "2", "3"], "A shape is a height and a width"),
         ([SMALL, "--plot", "a.gif"], "--plot draws a .png, .pdf or .svg"),
         ([SMALL, "--rounds", "0"], "argument --rounds: must be above 0"),
     ],

@@ -36,7 +36,7 @@ def test_good_data(run, tmp_path):
     # What validation and testing share is opened once.
     assert "(val_dataloader.dataset, val_evaluator, test_dataloader.dataset," in printed.out
     assert printed.err.splitlines() == ["  6 of 6 images"] * 2
-    assert printed.out.endswith("kinds of faults to mend: 0\n")
+    assert printed.out.endswith("kinds of faults to fix: 0\n")
 
 
 def test_faults_are_counted_with_examples_and_the_annotations_named(run, tmp_path):
@@ -53,7 +53,7 @@ def test_faults_are_counted_with_examples_and_the_annotations_named(run, tmp_pat
     assert "2 x empty image: put a good image there" in printed.out
     assert "data/shapes/train/000001.png is empty (0 bytes)" in printed.out
     assert "harmless       1 x box without extent" in printed.out
-    assert "kinds of faults to mend: 1" in printed.out
+    assert "kinds of faults to fix: 1" in printed.out
     train, val = json.loads((tmp_path / "found/faults.json").read_text())
     assert (train["images"], train["place"]) == (6, "data/shapes/annotations/instances_train.json")
     counts = {found["kind"]: (found["count"], found["harmless"]) for found in train["findings"]}

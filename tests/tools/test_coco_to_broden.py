@@ -85,12 +85,12 @@ def test_names_of_colours():
     "args, sentence",
     [
         (["no.json", "images", "--out", "out"], "The annotations no.json do not exist."),
-        (["index.csv", "images", "--out", "out"], "index.csv are no COCO instances"),
-        (["empty.json", "images", "--out", "out"], "empty.json are no COCO instances with masks"),
-        (["a.json", "nowhere", "--out", "out"], "nowhere/val/1.png is not there"),
+        (["index.csv", "images", "--out", "out"], "index.csv are not COCO instances"),
+        (["empty.json", "images", "--out", "out"], "empty.json are not COCO instances with masks"),
+        (["a.json", "nowhere", "--out", "out"], "nowhere/val/1.png does not exist"),
         (["wide.json", "images", "--out", "out"], "another size than its annotations say"),
         (["up.json", "images", "--out", "out"], "is not in the folder of the images"),
-        (["a.json", "images", "--out", "."], "is a data set in Broden's format already"),
+        (["a.json", "images", "--out", "."], "is already a data set in Broden's format"),
         (["a.json", "images", "--out", "out", "--side", "0"], "side of the maps above 0"),
     ],
 )
@@ -100,3 +100,20 @@ def test_mistakes_get_one_sentence(run, coco, args, sentence):
     (coco / "wide.json").write_text((coco / "a.json").read_text().replace("60,", "61,"))
     (coco / "up.json").write_text((coco / "a.json").read_text().replace("val/", "../images/val/"))
     assert sentence in run(*args, code=2).err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a;b.png", "ab.png"), (";.png", "x;y;z.png"), ("a;b.png", "a%3Bb.png")],
+)
+def test_semicolons_in_names_do_not_separate_maps(run, coco, names):
+    content = json.loads((coco / "a.json").read_text())
+    for image, name in zip(content["images"], names, strict=True):
+        (coco / "images" / image["file_name"]).rename(coco / "images" / name)
+        image["file_name"] = name
+    (coco / "a.json").write_text(json.dumps(content))
+    run("a.json", "images", "--out", "out/new", "--side", 60)
+    data = Broden(coco / "out/new")
+    assert [data.names[n] for n in data.annotation(0).labels][2:] == ["cat, black", "mat"]
+    assert [data.names[n] for n in data.annotation(1).labels] == ["blue-c", "red-c"]
+    np.testing.assert_array_equal(data.load(0, (40, 60))[0, 0], (0, 0, 200))

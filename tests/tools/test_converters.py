@@ -13,6 +13,10 @@ from helpers.configs import classifier
 from helpers.official import classifier_shapes, detector_shapes, random_weights, zero_weights
 from PIL import Image
 
+from mmhcgnet.cli.converters import convert_file
+from mmhcgnet.convert import official_to_mmpretrain
+from mmhcgnet.errors import UsageError
+
 ROOT = Path(__file__).parents[2]
 CONVERTERS = ROOT / "tools" / "model_converters"
 OFFICIAL = "HCGNet_A1_best.pth.tar"
@@ -147,7 +151,7 @@ def test_nothing_is_overwritten_without_being_asked(folder, convert):
     Path(CONVERTED).write_text("old")
     code, out, err = convert("official_to_mmpretrain", OFFICIAL)
     assert code == 2 and Path(CONVERTED).read_text() == "old"
-    assert f"{CONVERTED} is there already: name another file, or add --force" in only_sentence(err)
+    assert f"{CONVERTED} already exists: name another file, or add --force" in only_sentence(err)
     assert "wrote" not in out
     before = sha256(OFFICIAL)
     code, _, err = convert("official_to_mmpretrain", OFFICIAL, OFFICIAL, "--force")
@@ -188,7 +192,7 @@ NO_GOOD = {
         r"cannot be converted: by its shapes it is HCGNet-A1 and not HCGNet-B\.$",
     ),
     "truncated": (lambda path: cut(path, 0.7), (), "is damaged or cut short"),
-    "text": (lambda path: path.write_text("<html>"), (), "is damaged or cut short, or no check"),
+    "text": (lambda path: path.write_text("<html>"), (), "is damaged or cut short, or not a check"),
     "missing": (lambda path: path.unlink(), (), f"The checkpoint {OFFICIAL} does not exist"),
     "incomplete": (
         lambda path: resave(path, lambda c: c["net"].pop("module.classifier.bias")),
@@ -284,3 +288,21 @@ def test_help_names_terms_and_defaults(convert, name):
     code, out, _ = convert(name, "--help")
     out = " ".join(out.split())
     assert code == 0 and TERMS in out and "default: checkpoints/" in out and "--publish" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "dtype"),
+    [
+        ("classifier.bias", torch.nan, torch.float32),
+        ("features.norm5.weight", torch.inf, torch.float16),
+        ("features.norm5.running_var", -1.0, torch.float32),
+        ("classifier.weight", 1e300, torch.float64),
+    ],
+)
+def test_what_no_network_computes_with_is_not_written(tmp_path, checkpoint, name, value, dtype):
+    net = dict(checkpoint["net"])
+    net[f"module.{name}"] = torch.full_like(net[f"module.{name}"], value, dtype=dtype)
+    torch.save(dict(checkpoint, net=net), tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=r"a\.pth cannot be converted: .* 1 (not|below)"):
+        convert_file(official_to_mmpretrain, str(tmp_path / "a.pth"), str(tmp_path / "b.pth"))
+    assert not (tmp_path / "b.pth").exists()

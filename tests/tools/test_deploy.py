@@ -235,6 +235,16 @@ def test_terms_of_the_authors_weights_are_told_again(folder, start):
     assert read_checkpoint(DEPLOYED)["meta"]["source"] == "theirs"
 
 
+def test_the_text_of_a_foreign_config_is_not_handed_on(folder):
+    save("classifier.py")
+    checkpoint = read_checkpoint(EPOCH)
+    checkpoint["meta"].update(config="import foreign", cfg="import foreign")
+    torch.save(checkpoint, EPOCH)
+    deploy_file("classifier.py", EPOCH)
+    meta = read_checkpoint(DEPLOYED)["meta"]
+    assert "config" not in meta and "foreign" not in meta["cfg"]
+
+
 def official():
     weights = random_weights(classifier_shapes("A1", 10))
     torch.save(dict(net=weights, epoch=1), EPOCH)
@@ -254,6 +264,16 @@ def deployed():
 NO_GOOD = {
     "deployed": (deployed, (), rf"{EPOCH} is deployed already"),
     "official": (official, (), "convert it with `python .*/official_to_mmpretrain.py"),
+    "nan": (
+        lambda: change(**{"head.fc.bias": torch.full((5,), torch.nan)}),
+        (),
+        r"cannot be deployed: it has 1 not finite \(head\.fc\.bias\)",
+    ),
+    "beyond fp32": (
+        lambda: change(**{"head.fc.bias": torch.full((5,), 1e300, dtype=torch.float64)}),
+        (),
+        r"cannot be deployed: it has 1 not finite \(head\.fc\.bias\)",
+    ),
     "missing": (
         lambda: change(**{"head.fc.bias": None}),
         (),
@@ -268,7 +288,7 @@ NO_GOOD = {
     "absent": (lambda: os.unlink(EPOCH), (), f"checkpoint {EPOCH} does not exist"),
     "damaged": (lambda: Path(EPOCH).write_text("<html>"), (), "is damaged or cut short"),
     "same": (lambda: None, (EPOCH, "--force"), "is the file that is read"),
-    "there": (lambda: Path(DEPLOYED).write_text("old"), (), "is there already: .* --force"),
+    "there": (lambda: Path(DEPLOYED).write_text("old"), (), "already exists: .* --force"),
     "folder": (lambda: None, ("/dev/null/a.pth",), "/dev/null/a.pth cannot be written"),
 }
 
@@ -322,7 +342,7 @@ def both(folder, data):
 
 
 COMMANDS = {
-    "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"pass --cfg-options {DEPLOY}"),
+    "test-deployed": (f"test.py classifier.py {DEPLOYED}", rf"set {DEPLOY}"),
     "test-plain": (f"test.py classifier.py {EPOCH} --cfg-options {DEPLOY}", "remove deploy=True"),
     "train": (f"train.py classifier.py --cfg-options {DEPLOY}", "cannot be trained: leave"),
     "tune": (f"train.py classifier.py --cfg-options load_from={DEPLOYED}", "it was converted from"),

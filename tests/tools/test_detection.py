@@ -75,7 +75,7 @@ def test_fine_tunes_a_detector_on_other_classes(succeed, work):
         "load_from=coco.pth", cwd=work,
     )  # fmt: skip
     log = train.out + train.err
-    assert "Starting anew: 6 tensors (roi_head.bbox_head.fc_cls.weight, " in log
+    assert "Starting from scratch: 6 tensors (roi_head.bbox_head.fc_cls.weight, " in log
     tuned = torch.load(work / "tuned/epoch_1.pth", map_location="cpu", weights_only=False)
     before, after = detector.state_dict(), tuned["state_dict"]
     changed = {name for name in before if before[name].shape != after[name].shape}

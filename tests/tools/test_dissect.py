@@ -189,7 +189,7 @@ def test_a_share_of_the_positions_is_told(run, planted, broden):
         ([], "Give CONFIG, CHECKPOINT and --data, or results to --compare."),
         (["a.py", "a.pth"], "Dissection takes CONFIG, CHECKPOINT and --data."),
         (["--compare", "no.json"], "The result no.json does not exist."),
-        (["--compare", "other.json"], "other.json is no result of a dissection"),
+        (["--compare", "other.json"], "other.json is not a dissection result"),
         (["--compare", "planted.py"], "The result planted.py cannot be read"),
         (["--compare", "other.json", "--iou", "4"], "--iou must be from 0 to 1"),
         (["--compare", "other.json", "--plot", "a.gif"], "--plot draws a .png, .pdf or .svg"),
@@ -204,12 +204,12 @@ def test_mistakes_get_one_sentence(refused, planted, tmp_path, args, sentence):
 @pytest.mark.parametrize(
     "args, sentence",
     [
-        (["--data", "nowhere"], "nowhere/index.csv does not exist: --data takes a folder"),
-        (["--images", "-1"], "--images takes a number of images"),
+        (["--data", "nowhere"], "nowhere/index.csv does not exist: data must be a folder"),
+        (["--images", "-1"], "images must be a number of images"),
         (["--images", "1"], "of 49 activations of a unit is less than one of them"),
-        (["--quantile", "2"], "--quantile must be between 0 and 1"),
+        (["--quantile", "2"], "quantile must be between 0 and 1"),
         (["--memory", "0"], "--memory must be above 0"),
-        (["--shape", "1", "2", "3"], "--shape takes a height and a width"),
+        (["--shape", "1", "2", "3"], "A shape is a height and a width"),
         (["--layer", "backbone.con"], "has no layer backbone.con (did you mean backbone.conv or"),
         (["--device", "cuda"], "no CUDA device"),
         (["--out", "planted.py"], "planted.py/state.npz"),
@@ -231,14 +231,14 @@ def test_layers_and_models_that_cannot_be_dissected(refused, broden, tmp_path):
     )
     options = ["--data", broden, "--out", "out"]
     sentence = refused(*tiny, *options)
-    assert "does not say how large its images are: give --shape" in sentence
+    assert "does not say how large its images are: give a shape" in sentence
     assert "gives no maps (N, C, H, W), but [1, 20]" in refused(
         *tiny, *options, "--shape", 28, "--layer", "neck"
     )
     assert "is not run as a module" in refused(
-        *tiny, *options, "--shape", 28, "--layer", "backbone.transitions.0.squeeze1"
+        *tiny, *options, "--shape", 28, "--layer", "backbone.stages"
     )
-    assert "pads images of 28 x 28 pixels to 32 x 32: give these as --shape" in refused(
+    assert "pads images of 28 x 28 pixels to 32 x 32: give these as the shape" in refused(
         *detector, *options, "--shape", 28
     )
     weights = torch.load(tiny[1])

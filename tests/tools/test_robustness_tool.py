@@ -183,20 +183,20 @@ MISTAKES = {
     "checkpoint": (None, ("tiny.py", "a.pth"), "The checkpoint a.pth does not exist"),
     "url": (None, ("tiny.py", "https://a/b.pth"), "loaded from local files"),
     "last": (None, (*MODEL, "other.py", "tiny.pth"), "tiny.pth does not fit the model"),
-    "epsilon": (None, (*MODEL, "--epsilons", 0, 4), "--epsilons are between 0 and 1"),
-    "many": (None, (*MODEL, "--images", 10), "--images 10 is more than the 9"),
+    "epsilon": (None, (*MODEL, "--epsilons", 0, 4), "epsilons are between 0 and 1"),
+    "many": (None, (*MODEL, "--images", 10), "images=10 is more than the 9"),
     "cuda": (None, (*MODEL, "--device", "cuda"), "finds no CUDA device"),
     "plot": (None, (*MODEL, "--plot", "a.gif"), "--plot draws a .png"),
     "json": (None, (*MODEL, "--json", "tiny.py"), "holds no results of this tool"),
     "unwritable": (None, (*MODEL, "--json", "/dev/null/a.json"), "cannot be written"),
-    "detector": (detector, MODEL, "tiny.py is of no classifier (MaskRCNN)"),
+    "detector": (detector, MODEL, "tiny.py does not build a classifier (MaskRCNN)"),
     "data": (None, (*MODEL, "--cfg-options", "test_dataloader.dataset.data_prefix=no"), "no ("),
     "sizes": (other_size, MODEL, "differ in size"),
     "damaged": (damage, MODEL, "The image pictures/a/0.png"),
     "classes": (fourth_class, MODEL, "has 4 classes"),
     "head": (no_scores, MODEL, "The head of tiny.py, ClsHead, gives no score for each class"),
-    "pipeline": (normalised, MODEL, "packs no pictures of 0 to 255"),
-    "labels": (several_labels, MODEL, "have not one label for each picture"),
+    "pipeline": (normalised, MODEL, "does not pack images of 0 to 255"),
+    "labels": (several_labels, MODEL, "do not have exactly one label for each image"),
     "other": (results_of_other_weights, MODEL, "other model and other weights and other data"),
 }
 
@@ -215,11 +215,11 @@ def test_mistakes_get_one_sentence_before_anything_is_attacked(folder, run, monk
 
 def test_without_foolbox_it_says_what_to_install(folder, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    for name in [name for name in sys.modules if name.startswith("mmhcgnet.analysis.robustness")]:
-        monkeypatch.delitem(sys.modules, name)
-    from mmhcgnet import analysis
+    from mmhcgnet.analysis import robustness
 
-    monkeypatch.delattr(analysis, "robustness", raising=False)
+    for name in ("attacks", "evaluation"):
+        monkeypatch.delitem(sys.modules, f"{robustness.__name__}.{name}", raising=False)
+        monkeypatch.delattr(robustness, name, raising=False)
     result = run(*MODEL, code=None)
     assert result.code and "pip install 'mmhcgnet[analysis]'" in result.err
 

@@ -163,14 +163,14 @@ def test_images_of_one_name_get_two(tmp_path):
         (["CONFIG", "WEIGHTS", "EMPTY"], "has no images"),
         (["CONFIG", "WEIGHTS", "BROKEN"], "cannot be read"),
         (["CONFIG", "WEIGHTS", "IMAGE", "--modules", "stages.4"], "no module 'stages.4'"),
-        (["CONFIG", "WEIGHTS", "IMAGE", "--cam", "grad"], "There is no --cam grad"),
+        (["CONFIG", "WEIGHTS", "IMAGE", "--cam", "grad"], "There is no method grad"),
         (["CONFIG", "WEIGHTS", "IMAGE", "--target", "1"], "add --cam"),
         (["CONFIG", "WEIGHTS", "IMAGE", "--cam", "gradcam", "--target", "3"], "from 0 to 2"),
         (["DETECTOR", "DETECTOR_WEIGHTS", "IMAGE", "--cam", "gradcam"], "needs a classifier"),
         (["BARE", "BARE_WEIGHTS", "IMAGE"], "no test_dataloader"),
         (
             ["CONFIG", "WEIGHTS", "IMAGE", "--cfg-options", "model.backbone.deploy=True"],
-            "leave deploy=True out",
+            "remove deploy=True",
         ),
         (
             ["CONFIG", "DEPLOYED", "IMAGE", "--cfg-options", "model.backbone.deploy=True"],

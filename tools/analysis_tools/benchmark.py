@@ -3,7 +3,7 @@
 MODEL is NAME or NAME:WORD:WORD. Names: hcgnet-a1 to hcgnet-c; torchvision:resnet50; a backbone's
 type, mmdet.ResNet; a config file, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py. Words:
 
-  plain     HCGNet trained layer by layer, as in the paper, instead of in the training form
+  plain     HCGNet trained layer by layer, as in the paper, instead of in the memory-saving form
   with_cp   recomputing in the backward pass
   deploy    folded for inference
   compile   torch.compile, without a graph break
@@ -78,6 +78,7 @@ def main() -> None:
     from mmhcgnet.analysis import report
     from mmhcgnet.analysis.benchmark import measuring as benchmark
     from mmhcgnet.analysis.complexity.counting import read_size
+    from mmhcgnet.cli.options import check_output
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.errors import UsageError
 
@@ -87,6 +88,8 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
+        for path in filter(None, (args.json, args.plot)):
+            check_output(path)
         if args.threads:
             torch.set_num_threads(args.threads)
         results = []

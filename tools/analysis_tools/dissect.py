@@ -2,7 +2,7 @@
 
 DATA is a folder in the format of Broden: index.csv, label.csv, category.csv and images. Written are
 units.csv and units.json, a row for each unit, and page.html with the images in which each unit is
-largest. A run that was interrupted goes on when the same command is given again.
+largest. A run that was interrupted continues when the same command is given again.
 
 With --compare, the results of other models stand in the same table and chart; without CONFIG and
 CHECKPOINT nothing is computed.

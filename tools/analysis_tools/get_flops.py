@@ -1,4 +1,4 @@
-"""Count the parameters and multiply-adds of a config's model, or print the paper's tables beside.
+"""Count the parameters and multiply-adds of a config's model, or print the paper's tables.
 
 Multiply-adds of convolutions and fully connected layers are what papers call FLOPs. Products of two
 maps (attention) stand apart; biases, norms, activations, pooling and resizing are not counted.

@@ -64,7 +64,7 @@ def draw(
 
 
 def label(ax: "Axes", points: list[Point]) -> list["Annotation"]:
-    """Write each name beside its point, where it covers no other name, no point and no line."""
+    """Write each name next to its point, where it covers no other name, no point and no line."""
     from matplotlib.transforms import Bbox
 
     ax.figure.canvas.draw()

@@ -1,8 +1,8 @@
 """Attack MMPretrain classifiers: top-1 accuracy on the test data after FGSM and PGD.
 
-As in figure 5 of the paper: pictures in [0, 1], attacks by foolbox. PGD begins at FGSM's point and
-keeps each picture's best iterate, so that it is never weaker. Results are written to --json every
-few seconds; the same command goes on from there, and further models, attacks and sizes are added.
+As in figure 5 of the paper: images in [0, 1], attacks by foolbox. PGD begins at FGSM's point and
+keeps each image's best iterate, so that it is never weaker. Results are written to --json every
+few seconds; the same command continues from there, and further models, attacks and sizes are added.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=[0, 0.001, 0.002, 0.003, 0.004, 0.005],
         metavar="E",
-        help="the largest change of a pixel's channel, which is in [0, 1]; 0 is no attack "
+        help="the largest change of a pixel's channel, which is in [0, 1]; 0 means no attack "
         "(default: the paper's, 0 to 0.005)",
     )
     parser.add_argument("--pgd-steps", type=positive, default=20, help="default: 20")
@@ -58,14 +58,14 @@ def parse_args() -> argparse.Namespace:
         type=not_negative,
         default=0,
         metavar="N",
-        help="pictures to attack, spread evenly over the test data (default: 0, all)",
+        help="images to attack, spread evenly over the test data (default: 0, all)",
     )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--json",
         metavar="FILE",
         default="work_dirs/robustness.json",
-        help="results, which are kept and gone on from (default: %(default)s)",
+        help="file of results, which are kept and continued (default: %(default)s)",
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the figure (PNG, PDF or SVG)")
     parser.add_argument(
@@ -110,7 +110,7 @@ def main() -> None:
         chosen = [f"pgd-{args.pgd_steps}" if a == "pgd" else a for a in dict.fromkeys(args.attacks)]
         cells = robustness.cells_of(chosen, epsilons)
         results = robustness.Results(args.json)
-        # All of them first: a mistake in the last one is told before the first one's hours.
+        # All of them first: a mistake in the last one is reported before the first one's hours.
         subjects = [
             robustness.Subject(name, config, checkpoint, args.images, args.cfg_options)
             for name, config, checkpoint in zip(names, configs, checkpoints, strict=True)

@@ -71,7 +71,7 @@ def list_modules(cfg: "Config") -> None:
 
 
 def draw(cfg: "Config", args: argparse.Namespace) -> None:
-    """Draw all pictures of all images."""
+    """Draw all figures of all images."""
     import os
     import sys
     import time
@@ -87,7 +87,7 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
 
     check_matplotlib()
     if not args.checkpoint:
-        raise UsageError("Give a checkpoint and images behind the config, or --list.")
+        raise UsageError("Give a checkpoint and images after the config, or --list.")
     if not args.cam and (args.layer is not None or args.target is not None):
         raise UsageError("--layer and --target belong to a class activation map: add --cam.")
     images = pictures.find_images(args.images)

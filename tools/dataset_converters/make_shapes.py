@@ -12,13 +12,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", default="data/shapes", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
-    parser.add_argument("--images", type=int, default=4200, help="training pictures")
-    parser.add_argument("--val-images", type=int, default=200, help="validation pictures")
+    parser.add_argument("--images", type=int, default=4200, help="training images")
+    parser.add_argument("--val-images", type=int, default=200, help="validation images")
     parser.add_argument("--size", type=int, default=128, help="longer side in pixels")
     parser.add_argument(
         "--classification",
         action="store_true",
-        help="also make as many pictures in class folders, in OUT/classification",
+        help="also make as many images in class folders, in OUT/classification",
     )
     return parser.parse_args(argv)
 
@@ -40,7 +40,7 @@ class ProgressLines:
             spent = now - self.started
             left = spent / done * (wanted - done)
             rest = f"about {left:.0f} s left" if done < wanted else f"{spent:.0f} s"
-            print(f"  {split}: {done}/{wanted} pictures, {rest}", flush=True)
+            print(f"  {split}: {done}/{wanted} images, {rest}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.classification:
         jobs.append((shapes.write_classification, f"{args.out}/classification"))
     for write, out in jobs:
-        print(f"{out}: {args.images} + {args.val_images} pictures", flush=True)
+        print(f"{out}: {args.images} + {args.val_images} images", flush=True)
         try:
             written = write(out, **options, progress=ProgressLines())
         except ValueError as error:
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             raise SystemExit(
                 f"make_shapes.py: interrupted; {out} is incomplete, run the same command again."
             ) from None
-        print(f"{out}: done" if written else f"{out}: the same set is there already", flush=True)
+        print(f"{out}: done" if written else f"{out}: the same set already exists", flush=True)
 
 
 if __name__ == "__main__":

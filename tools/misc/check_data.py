@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes that decode images, 0 for none beside this one (default: %(default)s)",
+        help="processes that decode images, 0 for none besides this one (default: %(default)s)",
     )
     parser.add_argument("--strict", action="store_true", help="exit with 1 for what is harmless")
     parser.add_argument("--json", metavar="FILE", help="write all that is found as JSON, too")
@@ -52,6 +52,8 @@ def check(args: argparse.Namespace) -> bool:
     if args.workers < 0:
         raise cli.UsageError(f"--workers counts processes, got {args.workers}.")
     cfg = cli.load_config(args.config, args.cfg_options)
+    if args.json:
+        cli.check_output(args.json, cfg)
     loaders = [f"{phase}_dataloader" for phase in args.phases]
     if not any(cfg.get(loader) for loader in loaders):
         raise cli.UsageError(f"The config {args.config} has no {' and no '.join(loaders)}.")
@@ -80,7 +82,7 @@ def check(args: argparse.Namespace) -> bool:
     if args.json:
         report = [found.report() for found in sets]
         cli.write_atomically(args.json, (json.dumps(report, indent=2) + "\n").encode())
-    print(f"kinds of faults to mend: {wrong}")
+    print(f"kinds of faults to fix: {wrong}")
     return not wrong
 
 

@@ -2,7 +2,7 @@
 
 It uses the standard library alone and avoids new syntax, so that any Python 3 can say what is
 missing. Each step leaves a stamp in the environment, a hash of what went into it: a second run
-finds the stamps and ends at once, an interrupted one goes on at the step that was cut short.
+finds the stamps and ends at once, an interrupted one continues at the step that was cut short.
 """
 
 import argparse
@@ -110,7 +110,7 @@ class Job:
     """
 
     def __init__(self, command, env=None, log=LOG):
-        # pip unpacks gigabytes: beside the environment, since /tmp may be small or in memory.
+        # pip unpacks gigabytes: next to the environment, since /tmp may be small or in memory.
         SCRATCH.mkdir(exist_ok=True)
         settings = dict(os.environ, TMPDIR=str(SCRATCH), PIP_REQUIRE_VIRTUALENV="1", **(env or {}))
         self.log = log
@@ -174,7 +174,7 @@ def check(*jobs):
         raise SetupError(
             last_words(failed.output())
             + f"\nThe step above failed; its whole output is in {failed.log}. If that was the "
-            "network, or you have mended it, run the same command again: it goes on from here."
+            "network, or you have fixed it, run the same command again: it continues from here."
         )
 
 
@@ -232,13 +232,13 @@ def pip_works():
 
 
 def make_venv():
-    """A new environment, or the one that is there if its pip works or can be mended."""
+    """A new environment, or the existing one if its pip works or can be fixed."""
     if venv_runs() and not pip_works():
         run(PYTHON, "-m", "ensurepip")  # an environment may well have been made without pip
     if pip_works():
         return
     if VENV.exists():
-        say("  .venv is incomplete and is made anew")
+        say("  .venv is incomplete and is made again")
     if subprocess.call([sys.executable, "-m", "venv", "--clear", str(VENV)]):
         raise SetupError(f"The virtual environment in {VENV} could not be made.")
     if not pip_works():
@@ -293,7 +293,7 @@ def install_mm_packages():
     if not cuda_environment() and has_cuda():
         works += "; assert mmcv.ops.get_compiling_cuda_version() != 'not available'"
     if not succeeds(works):
-        say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it anew")
+        say("  MMCV's ops do not load: the wheel was built for another PyTorch; compiling it again")
         rebuild = ("--force-reinstall", "--no-deps", "--no-cache-dir", "--no-build-isolation")
         command = pip_install(*rebuild, "-v", mmcv_pin())
         check(Job(command, compiler_environment(), COMPILER_LOG))
@@ -401,7 +401,7 @@ def main():
     problems = check_python(sys.version_info)
     if problems:
         sys.exit("[set-up] " + problems[0])
-    # Two set-ups at once (make demo beside make test) would spoil one another's work.
+    # Two set-ups at once (make demo next to make test) would spoil one another's work.
     with open(__file__) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -413,7 +413,7 @@ def main():
         except SetupError as error:
             sys.exit("[set-up] " + str(error))
         except KeyboardInterrupt:
-            sys.exit("\n[set-up] interrupted; run the same command again and it goes on from here")
+            sys.exit("\n[set-up] interrupted; run the same command again to continue from here")
 
 
 if __name__ == "__main__":

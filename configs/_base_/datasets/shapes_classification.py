@@ -18,7 +18,7 @@ test_pipeline = [
     dict(type="Resize", scale=64),
     dict(type="PackInputs"),
 ]
-# No loaders beside the two computing cores.
+# No loaders next to the two computing cores.
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,

@@ -1,7 +1,7 @@
 """The paper's two consecutive CIFAR runs of 630 epochs in one.
 
 The second starts from the weights of the first, with a fresh SGDR. As at every restart, the
-momentum goes on; that of another process would start at zero, which matters for some ten steps
+momentum continues; that of another process would start at zero, which matters for some ten steps
 (0.9^10 = 0.35).
 """
 

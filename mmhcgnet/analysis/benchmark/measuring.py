@@ -139,7 +139,7 @@ def _peak_in_this_process(name: str, threads: int, kwargs: dict[str, Any]) -> in
 
 
 def _status(key: str) -> int:
-    """Read bytes from what Linux tells of this process."""
+    """Read bytes from what Linux reports of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024
@@ -281,15 +281,15 @@ def measure(
         device: ``'cpu'`` or ``'cuda'``.
         channels_last: Let convolutions compute in that memory format.
         peak: Measure peak memory, too; on a CPU, each model once more in a process of its own.
-        say: What to do with a line that tells how far it is.
+        say: What to do with a line that says how far it is.
 
     Raises:
-        UsageError: If a model is given twice or cannot do the task, or there is no such device, or
-            peak memory cannot be measured here.
+        UsageError: If a model is given twice or cannot do the task, or the device does not exist,
+            or peak memory cannot be measured here.
     """
     check_device(device)
     if peak and device == "cpu" and sys.platform != "linux":
-        raise UsageError("Only Linux tells the peak memory of a process: leave --peak out.")
+        raise UsageError("Only Linux reports the peak memory of a process: leave it out.")
     if len(set(names)) < len(names):
         raise UsageError("A model is given twice: name each one once.")
     what = f"{task}, batch {batch_size}"
@@ -330,7 +330,7 @@ def measure(
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Tell where and with what was measured."""
+    """Say where and with what was measured."""
     packages = ("torch", "torchvision", "mmengine", "mmcv", "mmdet", "mmpretrain", "mmhcgnet")
     return dict(
         date=time.strftime("%Y-%m-%d %H:%M"),
@@ -349,7 +349,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-# Two of Okabe and Ito's colours, as in the pictures of the paper's tables.
+# Two of Okabe and Ito's colours, as in the figures of the paper's tables.
 _OURS, _OTHERS = "#D55E00", "#0072B2"
 
 

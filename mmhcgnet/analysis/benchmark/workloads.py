@@ -49,7 +49,7 @@ def build(name: str) -> nn.Module:
     """Build a model by its name, with random weights.
 
     Raises:
-        UsageError: If there is no such model, or not in this form.
+        UsageError: If the model does not exist, or not in this form.
     """
     # Not at the two colons in front of a path inside a package.
     base, *words = re.split("(?<!:):(?!:)", name)
@@ -142,7 +142,7 @@ def _literal(text: str) -> Any:
 
 
 def is_detector(model: nn.Module) -> bool:
-    """Whether a model is one of MMDetection's, which need not be installed to tell."""
+    """Whether a model is one of MMDetection's, which need not be installed for that."""
     return any(kind.__name__ == "BaseDetector" for kind in type(model).__mro__)
 
 
@@ -164,7 +164,7 @@ class Workload:
         channels_last: Let convolutions compute in that memory format.
 
     Raises:
-        UsageError: If there is nothing to train, or MMCV's ops are not there for the device.
+        UsageError: If there is nothing to train, or MMCV's ops do not exist for the device.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class Workload:
         if is_detector(model):
             if device != "cpu" and ops_lack_the_gpu():
                 raise UsageError(
-                    f"{name}: MMCV's ops were compiled without CUDA: use --device cpu."
+                    f"{name}: MMCV's ops were compiled without CUDA: use the device cpu."
                 )
             if channels_last:
                 ChannelsLastHook().before_test(SimpleNamespace(model=model))
@@ -213,7 +213,7 @@ class Workload:
 
 
 def _in_channels(model: nn.Module) -> int:
-    """Channels of the image, which the first convolution tells."""
+    """Channels of the image, which the first convolution shows."""
     return next((p.shape[1] for p in model.parameters() if p.dim() == 4), 3)
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables beside our own counts of the same networks."""
+"""The paper's tables next to our own counts of the same networks."""
 
 from __future__ import annotations
 

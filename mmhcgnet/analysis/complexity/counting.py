@@ -33,7 +33,7 @@ class Complexity:
     """What a model or a part of it costs for one image.
 
     Args:
-        params: Parameters, frozen ones included; running statistics are none.
+        params: Parameters, frozen ones included; running statistics do not count.
         multiply_adds: Multiply-adds of convolutions and fully connected layers, what the paper's
             FLOPs are. Biases, norms, activations, pooling and resizing are left out.
         products: Multiply-adds of products between two maps, such as attention.
@@ -67,7 +67,7 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
         size = _size_after(transform, size)
     if size is None:
         raise UsageError(
-            "The test pipeline of the config does not say how large its images are: give --shape."
+            "The test pipeline of the config does not say how large its images are: give a shape."
         )
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
     divisor = preprocessor.get("pad_size_divisor", 1)
@@ -76,13 +76,13 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
 
 
 def read_size(values: Sequence[int]) -> tuple[int, int]:
-    """Read the ``--shape`` of a tool: height and width, or a square's side.
+    """Read a shape: height and width, or a square's side.
 
     Raises:
         UsageError: If it is neither.
     """
     if len(values) not in (1, 2) or min(values) < 1:
-        raise UsageError(f"--shape takes a height and a width in pixels, got {values}.")
+        raise UsageError(f"A shape is a height and a width in pixels, got {values}.")
     return values[0], values[-1]
 
 
@@ -151,7 +151,7 @@ def _count_operations(probe: nn.Module, image: Tensor) -> dict[str, Counter[str]
     }
     operations = {"": by_module.get("Global.", Counter())}
     for part, _ in probe.named_children():
-        # MMDetection calls the forward of some heads past the module itself: what they call tells.
+        # MMDetection calls the forward of some heads past the module itself; what they call shows.
         inside = [name for name in by_module if name.startswith(f"{root}.{part}.")]
         outermost = [
             name for name in inside if not any(name.startswith(o) for o in inside if o != name)

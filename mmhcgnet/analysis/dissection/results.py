@@ -1,4 +1,4 @@
-"""What was found by dissection: counts, a table, a bar chart, a page with pictures."""
+"""What was found by dissection: counts, a table, a bar chart, a page with images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_result(path: str) -> dict[str, Any]:
     """Read what ``dissect.py`` has written as ``units.json``.
 
     Raises:
-        MissingFileError: If it is not there.
+        MissingFileError: If it does not exist.
         UsageError: If it is anything else.
     """
     try:
@@ -43,7 +43,7 @@ def read_result(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UsageError(f"The result {path} cannot be read: {error}") from error
     if not isinstance(result, dict) or result.get("kind") != KIND:
-        raise UsageError(f"{path} is no result of a dissection: name a units.json of dissect.py.")
+        raise UsageError(f"{path} is not a dissection result: name a units.json of dissect.py.")
     return result
 
 
@@ -167,7 +167,7 @@ def page(
 
     Args:
         result: The result.
-        tiles: Pictures of each unit, from :func:`draw_tiles`.
+        tiles: Images of each unit, from :func:`draw_tiles`.
         min_iou: IoU that a detector exceeds; other units stand behind, in paler print.
         limit: Bytes that the page takes at most; the last units are left out for it.
     """

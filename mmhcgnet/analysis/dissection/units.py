@@ -59,8 +59,8 @@ class Probe:
         modules = dict(model.named_modules())
         if self.layer not in modules or not self.layer:
             raise UsageError(
-                f"The model has no layer {self.layer}{did_you_mean(self.layer, modules)}: --layer "
-                "takes the name of a module, such as backbone.stages.3."
+                f"The model has no layer {self.layer}{did_you_mean(self.layer, modules)}: name "
+                "a module as the model does, such as backbone.stages.3."
             )
         if not (hasattr(model, "extract_feat") and hasattr(model, "data_preprocessor")):
             raise UsageError(
@@ -90,7 +90,7 @@ class Probe:
             if inputs.shape[-2:] != images.shape[-2:]:
                 raise UsageError(
                     f"The model pads images of {images.shape[2]} x {images.shape[3]} pixels to "
-                    f"{inputs.shape[2]} x {inputs.shape[3]}: give these as --shape."
+                    f"{inputs.shape[2]} x {inputs.shape[3]}: give these as the shape."
                 )
             self._model.extract_feat(inputs)
         finally:
@@ -98,7 +98,7 @@ class Probe:
         if not outputs:
             raise UsageError(
                 f"The layer {self.layer} is not run as a module when the model extracts features: "
-                "name another --layer."
+                "name another layer."
             )
         output = outputs[-1]
         output = output[-1] if isinstance(output, list | tuple) and output else output
@@ -106,7 +106,7 @@ class Probe:
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise UsageError(
                 f"The layer {self.layer} gives no maps (N, C, H, W), but {shape}: name a "
-                "convolutional --layer before the pooling."
+                "convolutional layer before the pooling."
             )
         if not torch.isfinite(output).all():
             raise UsageError(f"The maps of the layer {self.layer} hold NaN or inf.")
@@ -155,7 +155,7 @@ class LargestValues:
         if self.keep < 2:
             raise UsageError(
                 f"The quantile {quantile} of {self._total} activations of a unit is less than one "
-                "of them: take more images or a larger --quantile."
+                "of them: take more images or a larger quantile."
             )
         self.values = torch.empty(units, self.keep + max(self.keep, 4096), device=device)
         self.filled = 0
@@ -273,7 +273,7 @@ class Dissection:
         workers: Processes that read images and labels.
         memory: Bytes that :class:`LargestValues` may take.
         folder: Where the state is saved; it is read from there.
-        setup: What else tells this dissection from others, by name.
+        setup: What else distinguishes this dissection from others, by name.
 
     Attributes:
         thresholds (Tensor): Of each unit.
@@ -299,7 +299,7 @@ class Dissection:
         memory: float = 2e9,
     ) -> None:
         if not 0 < quantile < 1:
-            raise UsageError(f"--quantile must be between 0 and 1, got {quantile}.")
+            raise UsageError(f"quantile must be between 0 and 1, got {quantile}.")
         self._probe, self._data, self._size, self._order = probe, data, size, channel_order
         self._batch_size, self._workers = batch_size, workers
         self._path = Path(folder) / STATE
@@ -438,13 +438,13 @@ class Dissection:
             setup = json.loads(str(state.pop("setup")))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"{self._path}, from which to go on, cannot be read: delete it to begin anew."
+                f"{self._path}, from which to continue, cannot be read: delete it to start over."
             ) from error
         others = [key for key, value in self._setup.items() if setup.get(key) != value]
         if others:
             raise UsageError(
                 f"{self._path.parent} holds a dissection with other {', '.join(others)}: name "
-                f"another --out, or delete {self._path} to begin anew."
+                f"another output folder, or delete {self._path} to start over."
             )
         return state
 
@@ -489,7 +489,7 @@ def _say(text: str) -> None:
 
 
 def channel_order(cfg: Config) -> str:
-    """Tell in which order the model of a config wants the channels of an image.
+    """Say in which order the model of a config wants the channels of an image.
 
     Files are read as BGR, and CIFAR's images, which no transform loads, are RGB.
     """
@@ -513,7 +513,7 @@ def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:
 
 
 def describe(dissection: Dissection, data: Broden) -> list[dict[str, Any]]:
-    """Tell of each unit which concept it fits best.
+    """Say of each unit which concept it fits best.
 
     Returns:
         For each unit a dict with ``unit``, its number from 0; ``concept`` and ``category``, or

@@ -48,7 +48,7 @@ def check_method(method: str) -> None:
     """
     if method not in METHODS:
         raise UsageError(
-            f"There is no --cam {method}{did_you_mean(method, METHODS)}: choose one of "
+            f"The method {method} does not exist{did_you_mean(method, METHODS)}: choose one of "
             f"{', '.join(METHODS)}."
         )
     _import_grad_cam()
@@ -62,19 +62,19 @@ def check_layer(model: nn.Module, layer: str | None) -> None:
         layer: Name of a layer in it; ``None`` for the last map of the backbone.
 
     Raises:
-        UsageError: If it is no classifier or has no such layer.
+        UsageError: If it is not a classifier or has no such layer.
     """
     if is_detector(model) or not hasattr(model, "head"):
         raise UsageError(
-            "A class activation map shows what speaks for a class of an image: --cam needs a "
+            "A class activation map shows what speaks for a class of an image: it needs a "
             "classifier of MMPretrain."
         )
     layers = dict(model.named_modules())
     if layer is None and "backbone" not in layers:
-        raise UsageError("The classifier has no part called backbone: name a layer with --layer.")
+        raise UsageError("The classifier has no part called backbone: name a layer.")
     if layer is not None and layer not in layers:
         raise UsageError(
-            f"The classifier has no layer {layer!r}{did_you_mean(layer, layers)}: --layer takes "
+            f"The classifier has no layer {layer!r}{did_you_mean(layer, layers)}: give "
             "its name in the model, such as backbone.stages.3."
         )
 
@@ -101,7 +101,7 @@ def activation_map(
         its score before any softmax.
 
     Raises:
-        UsageError: If there is no such class, the layer's output is no map, or the package
+        UsageError: If there is no such class, the layer's output is not a map, or the package
             grad-cam is not installed.
     """
     package = _import_grad_cam()
@@ -147,14 +147,14 @@ class _Scores(nn.Module):
         if not isinstance(scores, Tensor) or scores.dim() != 2:
             raise UsageError(
                 f"The head of the classifier, {type(self.model.head).__name__}, gives no score to "
-                "each class, which --cam needs."
+                "each class, which a class activation map needs."
             )
         classes = scores.shape[1]
         if self.target is None:
             self.target = int(scores[0].argmax())
         if self.target not in range(classes):
             raise UsageError(
-                f"--target takes a class from 0 to {classes - 1}, as the classifier has {classes}, "
+                f"target must be a class from 0 to {classes - 1}, as the classifier has {classes}, "
                 f"got {self.target}."
             )
         self.score = scores[0, self.target].item()
@@ -201,7 +201,7 @@ def _as_map(x: Tensor, size: Sequence[int], num_extra: int, layer: str) -> Tenso
 
 def _no_map(layer: str, what: str) -> UsageError:
     return UsageError(
-        f"The output of {layer} is no map but a {what}: name another layer with --layer, for a "
+        f"The output of {layer} is not a map but a {what}: name another layer, for a "
         "ViT that before its last attention, backbone.layers.11.ln1."
     )
 

@@ -39,11 +39,11 @@ def find_images(paths: Sequence[str]) -> dict[str, str]:
         it from the one that was given.
 
     Raises:
-        MissingFileError: If a file or folder is not there.
+        MissingFileError: If a file or folder does not exist.
         UsageError: If a folder has no images, or no path is given.
     """
     if not paths:
-        raise UsageError("Name an image, several, or a folder of them behind the checkpoint.")
+        raise UsageError("Name an image, several, or a folder of them after the checkpoint.")
     images = {}
     for given in map(Path, paths):
         if not given.exists():
@@ -81,7 +81,7 @@ class Sample:
 
     @property
     def covered(self) -> tuple[float, float]:
-        """Height and width of the inputs, padding included, in units of the picture's."""
+        """Height and width of the inputs, padding included, in units of the image's."""
         height, width = self.picture.shape[:2]
         return self.inputs.shape[1] / height, self.inputs.shape[2] / width
 
@@ -135,7 +135,7 @@ def _swap_channels(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def thumbnail(picture: np.ndarray, side: int) -> np.ndarray:
-    """Resize a picture so that its longer side has ``side`` pixels."""
+    """Resize an image so that its longer side has ``side`` pixels."""
     return mmcv.imrescale(np.ascontiguousarray(picture), (side, side))
 
 
@@ -145,12 +145,12 @@ def lay_over(
     covered: tuple[float, float],
     colours: ScalarMappable,
 ) -> np.ndarray:
-    """Draw a map over a picture, which shows in grey.
+    """Draw a map over an image, which shows in grey.
 
     Args:
         picture: ``(H, W, 3)`` of 8 bits.
         values: Map ``(h, w)``.
-        covered: Height and width of the region that the map covers in units of the picture's, with
+        covered: Height and width of the region that the map covers in units of the image's, with
             which it shares the upper left corner.
         colours: Matplotlib's colours for the values.
 

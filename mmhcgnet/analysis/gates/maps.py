@@ -1,4 +1,4 @@
-"""What the gates of HCGNet do on an image: spatial attention and channel weights, as pictures.
+"""What the gates of HCGNet do on an image: spatial attention and channel weights, as figures.
 
 The maps are the softmax weights of eq. 5, one for each branch of the update gate and one for the
 forget gate; the channel weights are ``u3`` and ``u5`` of eq. 9 and ``f`` of eq. 11.
@@ -85,7 +85,7 @@ def choose_modules(network: HCGNet, chosen: Sequence[str]) -> list[str]:
     """Return the names of chosen modules; ``stages.3`` stands for all modules of that stage.
 
     Raises:
-        UsageError: If there is no such module.
+        UsageError: If the module does not exist.
     """
     names = list(modules_of(network))
     found = []
@@ -93,8 +93,8 @@ def choose_modules(network: HCGNet, chosen: Sequence[str]) -> list[str]:
         matches = [name for name in names if name == choice or name.startswith(f"{choice}.")]
         if not matches:
             raise UsageError(
-                f"The network has no module {choice!r}{did_you_mean(choice, names)}: --list names "
-                "all of them."
+                f"The network has no module {choice!r}{did_you_mean(choice, names)}: choose "
+                f"of {len(names)} such as {names[0]}."
             )
         found += [name for name in matches if name not in found]
     return found

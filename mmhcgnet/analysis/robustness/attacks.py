@@ -1,6 +1,6 @@
 """Attacks on classifiers by foolbox: FGSM, and PGD that is never weaker.
 
-Pictures are in [0, 1], and the distance between two is the largest difference of a pixel's channel.
+Images are in [0, 1], and the distance between two is the largest difference of a pixel's channel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FastGradientAttack = foolbox.attacks.LinfFastGradientAttack
 
 
 class Classifier(nn.Module):
-    """A classifier of MMPretrain as a function of pictures in [0, 1], for attacks.
+    """A classifier of MMPretrain as a function of images in [0, 1], for attacks.
 
     Args:
         model: The classifier, which is put into eval mode and loses its parameters' gradients.
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map pictures ``(N, C, H, W)``, channels as packed by the pipeline, to scores ``(N, K)``.
+        """Map images ``(N, C, H, W)``, channels as packed by the pipeline, to scores ``(N, K)``.
 
         Order of channels, mean and standard deviation are left to the model's own preprocessor.
         """
@@ -45,12 +45,12 @@ class Classifier(nn.Module):
 
 
 class BestIterateAttack(foolbox.attacks.LinfProjectedGradientDescentAttack):
-    """PGD from the point of FGSM, of which each picture keeps the best iterate.
+    """PGD from the point of FGSM, of which each image keeps the best iterate.
 
     Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
     https://arxiv.org/abs/1706.06083. The best iterate is the first that is misclassified, else the
     one of the highest loss. As FGSM's point is the first iterate, whatever FGSM misleads is misled
-    by this attack, too. A picture that is misled takes no more steps.
+    by this attack, too. An image that is misled takes no more steps.
 
     Args:
         steps: Steps after that of FGSM. Each is ``2.5 * epsilon / steps`` long, so that together
@@ -69,11 +69,11 @@ class BestIterateAttack(foolbox.attacks.LinfProjectedGradientDescentAttack):
         epsilon: float,
         **kwargs: Any,
     ) -> Tensor:
-        """Attack pictures.
+        """Attack images.
 
         Args:
             model: What is attacked, with bounds.
-            inputs: Pictures ``(N, C, H, W)``.
+            inputs: Images ``(N, C, H, W)``.
             criterion: The right classes ``(N)``, or foolbox's ``Misclassification`` of them.
             epsilon: The largest change of a pixel's channel.
             kwargs: Nothing; foolbox's interface.
@@ -119,13 +119,13 @@ def make_attack(name: str) -> foolbox.attacks.base.FixedEpsilonAttack:
 def is_right(
     model: foolbox.PyTorchModel, images: Tensor, labels: Tensor, attack: str, epsilon: float
 ) -> Tensor:
-    """Tell which pictures are classified right after an attack.
+    """Return which images are classified right after an attack.
 
     Args:
         model: The attacked :class:`Classifier` in foolbox's wrapper.
-        images: Pictures ``(N, C, H, W)`` in [0, 1].
+        images: Images ``(N, C, H, W)`` in [0, 1].
         labels: The right classes ``(N)``.
-        attack: As for :func:`make_attack`; ``none`` leaves the pictures as they are.
+        attack: As for :func:`make_attack`; ``none`` leaves the images as they are.
         epsilon: The largest change of a pixel's channel.
 
     Returns:
@@ -146,7 +146,7 @@ def check_epsilons(epsilons: Sequence[float]) -> list[float]:
     for epsilon in epsilons:
         if not 0 <= epsilon <= 1:  # nor is NaN
             raise UsageError(
-                f"--epsilons are between 0 and 1, as pictures are, and {epsilon:g} is not: divide "
-                "what is meant for pictures of 0 to 255 by 255."
+                f"epsilons are between 0 and 1, as images are, and {epsilon:g} is not: divide "
+                "what is meant for images of 0 to 255 by 255."
             )
     return sorted(set(epsilons))

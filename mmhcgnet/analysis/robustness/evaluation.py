@@ -1,7 +1,7 @@
 """Top-1 accuracy of classifiers after attacks (figure 5 of the paper), with results that are kept.
 
 A cell is one model after one attack of one size. All cells of a model are counted in one pass over
-the test pictures, and each goes on from the picture where it was left.
+the test images, and each continues from the image where it was left.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ SAVE_EVERY = 10  # seconds
 
 
 class Subject:
-    """A classifier with its weights and the test pictures that it is attacked on.
+    """A classifier with its weights and the test images that it is attacked on.
 
     Args:
         name: What results call it.
         config: The config file, or another package's as ``package::path``.
         checkpoint: The weights, a local file.
-        images: How many pictures are attacked, spread evenly over the data set; 0 for all.
+        images: How many images are attacked, spread evenly over the data set; 0 for all.
         cfg_options: ``key=value`` texts to override settings of the config.
 
     Attributes:
         name, config, checkpoint (str): As given.
         classifier (Classifier): The function to attack.
-        chosen (list[int]): The pictures, by their index in the data set.
+        chosen (list[int]): The images, by their index in the data set.
         setup (dict): All that its results depend on.
 
     Raises:
-        MissingFileError: If the config, the checkpoint or the data are not there.
-        UsageError: If it is no classifier with a score for each class, the weights are not the
-            config's, or the pictures cannot be attacked.
+        MissingFileError: If the config, the checkpoint or the data do not exist.
+        UsageError: If it is not a classifier with a score for each class, the weights are not the
+            config's, or the images cannot be attacked.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Subject:
         self._dataset = self._build(cfg.test_dataloader).dataset
         total = len(self._dataset)
         if images > total:
-            raise UsageError(f"--images {images} is more than the {total} of {config}.")
+            raise UsageError(f"images={images} is more than the {total} of {config}.")
         images = images or total
         self.chosen = [i * total // images for i in range(images)]
         self.setup = dict(
@@ -102,7 +102,7 @@ class Subject:
         self._check_scores()
 
     def pictures(self, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of pictures ``(N, C, H, W)`` in [0, 1] and their classes ``(N)``.
+        """Yield batches of images ``(N, C, H, W)`` in [0, 1] and their classes ``(N)``.
 
         Args:
             first: The place in ``chosen`` to begin at.
@@ -130,19 +130,19 @@ class Subject:
         if not isinstance(scores, Tensor) or scores.ndim != 2:
             raise UsageError(
                 f"The head of {self.cfg.filename}, {head}, gives no score for each class: name "
-                "the config of a classifier with one label a picture."
+                "the config of a classifier with one label per image."
             )
 
 
 def _no_classifier(config: str, kind: object) -> UsageError:
     return UsageError(
-        f"The config {config} is of no classifier ({kind}): attacks need one label a picture; "
-        "name the config of an MMPretrain classifier."
+        f"The config {config} does not build a classifier ({kind}): attacks need one label per "
+        "image; name the config of an MMPretrain classifier."
     )
 
 
 def _digest(part: Any) -> str:
-    """Tell whether a part of a config has changed."""
+    """Show whether a part of a config has changed."""
     return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -150,22 +150,22 @@ def _unpack(data: dict, config: str) -> tuple[Tensor, Tensor]:
     images = data["inputs"]
     if not all(isinstance(image, Tensor) and _is_picture(image) for image in images):
         raise UsageError(
-            f"The test pipeline of {config} packs no pictures of 0 to 255: leave their "
+            f"The test pipeline of {config} does not pack images of 0 to 255: leave their "
             "normalization to the data_preprocessor."
         )
     if len({image.shape for image in images}) > 1:
         raise UsageError(
-            f"The test pictures of {config} differ in size: crop them in the pipeline, or pass "
-            "--cfg-options test_dataloader.batch_size=1"
+            f"The test images of {config} differ in size: crop them in the pipeline, or set "
+            "test_dataloader.batch_size=1"
         )
     labels = [getattr(sample, "gt_label", ()) for sample in data["data_samples"]]
     if any(len(label) != 1 for label in labels):
-        raise UsageError(f"The test data of {config} have not one label for each picture.")
+        raise UsageError(f"The test data of {config} do not have exactly one label for each image.")
     return torch.stack(list(images)).float() / 255, torch.cat(labels)
 
 
 def _is_picture(image: Tensor) -> bool:
-    """Tell pictures of 0 to 255 from normalised ones and from those that were divided by 255."""
+    """Distinguish images of 0 to 255 from normalised ones and those that were divided by 255."""
     scaled = image.is_floating_point() and image.max() <= 1
     return image.ndim == 3 and not scaled and bool(image.min() >= 0 and image.max() <= 255)
 
@@ -180,10 +180,10 @@ class Results:
     """What has been counted, in a JSON file that is whole at any moment.
 
     Args:
-        path: The file; if it is there, its results are kept and gone on from.
+        path: The file; if it exists, its results are kept and continued.
 
     Attributes:
-        counts (dict): Pictures attacked and still classified right, by model and cell.
+        counts (dict): Images attacked and still classified right, by model and cell.
 
     Raises:
         UsageError: If the file cannot be read or holds something else.
@@ -206,7 +206,7 @@ class Results:
                 self._about[name] = dict(model, setup=dict(model["setup"]))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{path} holds no results of this tool: name another file with --json."
+                f"{path} holds no results of this tool: name another file for the results."
             ) from error
 
     def begin(self, subject: Subject, cells: Iterable[tuple[str, float]], device: str) -> None:
@@ -223,8 +223,8 @@ class Results:
         if other:
             what = " and ".join(f"other {key}" for key in other)
             raise UsageError(
-                f"{self.path} has results of {name} with {what}: name another file with --json, or "
-                "another model with --names, or remove that file."
+                f"{self.path} has results of {name} with {what}: name another file "
+                "for the results, give the model another name, or remove that file."
             )
         counts = self.counts.setdefault(name, {})
         for cell in cells:
@@ -268,14 +268,14 @@ def measure(
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> None:
-    """Attack all pictures that the cells have not had yet.
+    """Attack all images that the cells have not had yet.
 
     Args:
         subject: The classifier.
         results: Where to count, every few seconds on the disk.
         cells: Attacks and sizes.
         device: Where to compute.
-        say: What to do with a line that tells how far it is.
+        say: What to do with a line that says how far it is.
     """
     total, counts = len(subject.chosen), results.counts[subject.name]
     open_cells = [cell for cell in cells if counts[cell][0] < total]
@@ -370,7 +370,7 @@ def figure(
                 label=f"{entry.name} (the paper's, ImageNet)",
             )
         ax.set_title(title(attack), fontsize=10)
-        ax.set_xlabel("ε, pictures in [0, 1]")
+        ax.set_xlabel("ε, images in [0, 1]")
         ax.set_ylim(0, 102)
         ax.grid(color="#DDDDDD", linewidth=0.6)
         ax.set_axisbelow(True)

@@ -16,6 +16,7 @@ from .findings import EXTREME, Finding, few, is_extreme, select
 from .masks import in_fractions, inspect_masks
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
+_DEEPEST = 100  # levels of what an evaluation copies
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 # How files begin that are not in UTF-8, or are so with a mark that JSON's reader refuses.
 _MARKS = {
@@ -35,13 +36,13 @@ def read_coco(path: str, polygons: bool = False) -> tuple[dict, list[Finding]]:
         polygons: Whether to keep the polygons, which are most of a large file.
 
     Returns:
-        The content, empty if it is no COCO file, and what is wrong with its outline.
+        The content, empty if it is not a COCO file, and what is wrong with its outline.
     """
 
     def refuse(kind: str, text: str, remedy: str) -> tuple[dict, list[Finding]]:
         return {}, [Finding(kind, [f"The annotation file {path} {text}"], remedy)]
 
-    again = "write or download it anew"
+    again = "write or download it again"
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -50,7 +51,7 @@ def read_coco(path: str, polygons: bool = False) -> tuple[dict, list[Finding]]:
         if encoding := other_encoding(text):
             return refuse(
                 "annotation file that is not in UTF-8",
-                f"is no JSON in plain UTF-8 ({encoding})",
+                f"is not JSON in plain UTF-8 ({encoding})",
                 "save it as UTF-8 without a byte order mark",
             )
         with _no_garbage_collection():
@@ -58,12 +59,12 @@ def read_coco(path: str, polygons: bool = False) -> tuple[dict, list[Finding]]:
     except OSError as error:
         return refuse("unreadable annotation file", f"cannot be read ({error.strerror})", again)
     except (ValueError, RecursionError) as error:
-        told = "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
-        return refuse("annotation file that is no JSON", f"is no JSON ({told})", again)
+        told = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        return refuse("annotation file that is no JSON", f"is not JSON ({told})", again)
 
     layout = "bring it into the COCO layout, with the lists images, annotations and categories"
     if not isinstance(content, dict):
-        text = f"is a JSON {type(content).__name__} and no COCO file"
+        text = f"is a JSON {type(content).__name__}, not a COCO file"
         return refuse("no COCO layout", text, layout)
     for key in ("images", "categories", "annotations"):
         entries = content.get(key)
@@ -72,14 +73,14 @@ def read_coco(path: str, polygons: bool = False) -> tuple[dict, list[Finding]]:
         elif entries is None:
             return refuse("no COCO layout", f"has no {key!r}", layout)
         elif not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            return refuse("no COCO layout", f"has {key!r} that are no list of objects", layout)
+            return refuse("no COCO layout", f"has {key!r} that is not a list of objects", layout)
     if not content["images"]:
         return refuse("no images", "names no image", "list the images, or name another file")
     return content, []
 
 
 def other_encoding(text: bytes) -> str | None:
-    """Tell a text that is in UTF-16 or UTF-32, or in UTF-8 with a byte order mark."""
+    """Say so if bytes are in UTF-16 or UTF-32, or in UTF-8 with a byte order mark."""
     for mark, encoding in _MARKS.items():
         if text.startswith(mark):
             return f"it begins with the byte order mark of {encoding}"
@@ -190,7 +191,26 @@ def inspect_coco(
         )
     if evaluated:
         found += _inspect_evaluated_ids(images, annotations, file)
+        # What pycocotools copies by recursion.
+        copied = [key for key in ("info", "categories") if _depth(content.get(key)) > _DEEPEST]
+        found += select(
+            "nesting",
+            copied,
+            lambda key: f"{file} nests {key} more than {_DEEPEST} deep",
+            "take out what is nested there",
+        )
     return found + _inspect_annotations(content, file, classes, masks, evaluated, trained)
+
+
+def _depth(value: object) -> int:
+    """How deep lists and dicts are nested."""
+    depth, level = 0, [value]
+    while level := [part for part in level if isinstance(part, dict | list)]:
+        depth += 1
+        level = [
+            child for part in level for child in (part.values() if isinstance(part, dict) else part)
+        ]
+    return depth
 
 
 def as_instances(content: dict) -> dict:
@@ -234,14 +254,14 @@ def _inspect_categories(
         return f"{file} has no category {name!r} of the config's classes{kind}{hint}"
 
     found += select(
-        "unknown class", absent, describe, "mend metainfo.classes in the data set's config"
+        "unknown class", absent, describe, "fix metainfo.classes in the data set's config"
     )
     if not absent:
         found += _inspect_order(names, file, classes, trained_classes, trained_file)
     found += select(
         "category left out",
         rest,
-        lambda name: f"{file} has the category {name!r}, which is none of the config's classes",
+        lambda name: f"{file} has the category {name!r}, which is not one of the config's classes",
         "add it to metainfo.classes if it is not left out on purpose",
         harmless=True,
     )
@@ -340,7 +360,7 @@ def _inspect_ids(entries: list[dict], name: str, file: str, unique: bool = True)
         f"duplicate {name} id",
         twice,
         lambda value: f"{file} gives the {name} id {value!r} twice",
-        f"number the {name} entries anew",
+        f"number the {name} entries again",
     )
 
 
@@ -423,7 +443,7 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and bool(name) and "\0" not in name
 
 
-_LEFT_OUT = "mend it, or let it be left out as it is now"
+_LEFT_OUT = "fix it, or let runs leave it out as they do now"
 # kind: (what is said of the annotation, the remedy, whether a run copes)
 _RULES = {
     "box that is no box": (
@@ -432,7 +452,8 @@ _RULES = {
         False,
     ),
     "flag that is no number": (
-        "whose iscrowd is {iscrowd!r} and ignore {ignore!r}, of which any string counts as true",
+        "whose iscrowd is {iscrowd!r} and ignore {ignore!r}: any string counts as true, and null "
+        "ends an evaluation",
         "write 0 or 1",
         False,
     ),
@@ -447,8 +468,8 @@ _RULES = {
         False,
     ),
     "unknown category": (
-        "of the category {category_id!r}, which is none of its categories",
-        "mend category_id or complete the categories",
+        "of the category {category_id!r}, which is not one of its categories",
+        "fix category_id or complete the categories",
         False,
     ),
     "unknown image": ("of an image that it does not list", _LEFT_OUT, True),
@@ -461,7 +482,7 @@ _RULES = {
     "box outside its image": ("whose box {bbox} is outside the image", _LEFT_OUT, True),
     "box beyond its image": (
         "whose box {bbox} reaches out of the image",
-        "mend it (boxes are [x, y, width, height] in pixels of the image as it is listed)",
+        "fix it (boxes are [x, y, width, height] in pixels of the image as it is listed)",
         True,
     ),
     "crowd": (
@@ -568,7 +589,7 @@ def _inspect_annotations(
 
 
 def _numbers(values: list, width: int) -> np.ndarray:
-    """``(len(values), width)`` as float64; NaN for rows that are no numbers of that width."""
+    """``(len(values), width)`` as float64; NaN for rows that are not numbers of that width."""
     try:
         array = np.array(values)
     except ValueError:  # rows of several lengths
@@ -583,7 +604,7 @@ def _numbers(values: list, width: int) -> np.ndarray:
 
 
 def _flags(entries: list[dict], key: str, null: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Which entries have a flag set, and which a flag that is no number.
+    """Which entries have a flag set, and which a flag that is not a number.
 
     Args:
         entries: The annotations.

@@ -37,7 +37,7 @@ def explain_data_error(dataset: object, index: int, error: Exception) -> DataErr
     loaded = failed.get("img") is not None
     if not isinstance(path, str):
         return DataError(
-            f"{_described(source)} cannot load its sample {index}: {_told(error)}; mend it or the "
+            f"{_described(source)} cannot load its sample {index}: {_told(error)}; fix it or the "
             "pipeline."
         )
     if is_local(path):
@@ -60,7 +60,7 @@ def explain_data_error(dataset: object, index: int, error: Exception) -> DataErr
         )
     return DataError(
         f"The image {path}{annotated} can be read, but its sample cannot be made: {_told(error)}; "
-        f"mend the annotation or the pipeline ({ADVICE})."
+        f"fix the annotation or the pipeline ({ADVICE})."
     )
 
 
@@ -103,9 +103,9 @@ def explain_building_error(error: Exception) -> DataError | None:
             return explain_data_error(built, frame.f_locals.get("idx", 0), error)
         if frame.f_code.co_name in _BUILDING and isinstance(built, BaseDataset | BaseMetric):
             empty = "need at least one array to concatenate" in str(error)
-            told = "no image is left in it" if empty else _told(error)
+            told = "it has no image left" if empty else _told(error)
             return DataError(
-                f"{_described(built)} cannot be built: {told}; mend its files or its config "
+                f"{_described(built)} cannot be built: {told}; fix its files or its config "
                 f"({ADVICE})."
             )
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 EXAMPLES = 5
 ADVICE = "`python tools/misc/check_data.py CONFIG` finds all such faults"
 
-EXTREME = "scale it down or cut it up: to decode and resize it takes gigabytes"
+EXTREME = "scale it down or cut it up: decoding and resizing it takes gigabytes"
 
 
 def is_extreme(width: float, height: float) -> bool:

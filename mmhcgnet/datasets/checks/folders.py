@@ -82,7 +82,7 @@ def inspect_folders(
                 f"{where} has the folder {pair[1]!r} where the config's classes have "
                 f"{pair[0]!r}, in alphabetical order of the folders"
             ),
-            "mend the spelling or order of the classes in the config",
+            "fix the spelling or order of the classes in the config",
         )
     return folders, found
 
@@ -95,7 +95,7 @@ def read_list(
     Args:
         path: A text file with ``NAME LABEL`` in each line.
         labelled: Whether there are labels.
-        num_classes: How many classes the model tells apart.
+        num_classes: How many classes the model distinguishes.
 
     Returns:
         The names of the images, and what was found.
@@ -105,7 +105,7 @@ def read_list(
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or "no UTF-8 text"
+        told = getattr(error, "strerror", None) or "not UTF-8"
         return [], select(
             "unreadable annotation file",
             [0],
@@ -136,8 +136,8 @@ def read_list(
     found = select(
         "line without a label",
         wrong,
-        lambda i: f"{where} has in line {i + 1} {lines[i]!r} and no NAME LABEL",
-        "end each line in the number of the class",
+        lambda i: f"{where} has {lines[i]!r} in line {i + 1} instead of NAME LABEL",
+        "end each line with the number of the class",
     )
     if wrong:
         return [], found
@@ -147,10 +147,10 @@ def read_list(
         "unknown label",
         np.flatnonzero((labels < 0) | (labels >= limit)),
         lambda i: (
-            f"{where} has in line {i + 1} the label {labels[i]}, and the model's "
+            f"{where} has the label {labels[i]} in line {i + 1}, but the model's "
             f"{num_classes} classes count from 0"
         ),
-        "mend the labels, or num_classes of the model's head",
+        "fix the labels, or num_classes of the model's head",
     )
     if num_classes is not None:
         present = set(labels.tolist())

@@ -27,7 +27,7 @@ class PipelineLoader:
 
     Args:
         pipeline: The configs of the transforms.
-        build: Makes a transform of one. What cannot be made is told when the data set is built.
+        build: Makes a transform of one. What cannot be made is reported when the data set is built.
     """
 
     def __init__(self, pipeline: Sequence[dict], build: Callable[[dict], Callable]) -> None:
@@ -93,7 +93,7 @@ def _inspect_item(
 
 def _start_worker() -> None:
     cv2.setNumThreads(0)
-    # The decoders' own complaints, which name no file.
+    # The decoders' own complaints, which do not name the file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -103,13 +103,13 @@ def inspect_image(
     """Find what is wrong with an image.
 
     It is decoded twice: as training does, and by Pillow, which notices that a file ends early,
-    where OpenCV leaves the rest of the picture grey.
+    where OpenCV leaves the rest of the image grey.
 
     Args:
         path: A file of this file system.
         size: Height and width in pixels that the annotations give it.
         loader: What the pipeline loads it by, if that is not OpenCV with its defaults. A format
-            that Pillow does not know is no fault then.
+            that Pillow does not know is not a fault then.
     """
     fault = inspect_file(path)
     if fault is not None:
@@ -127,7 +127,7 @@ def inspect_image(
         image = _decode(content)
         if image is None:
             why = damage or "OpenCV does not read it"
-            return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
+            return [_bad_file("undecodable image", f"{path} cannot be read as an image ({why})")]
         found = _inspect_conversion(path, mode, image)
     else:
         try:
@@ -136,12 +136,12 @@ def inspect_image(
             return []  # a data set knows more of a sample
         except Exception as error:  # what a file makes libraries raise has no common type
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            return [_bad_file("undecodable image", f"{path} is no image that can be read ({why})")]
+            return [_bad_file("undecodable image", f"{path} cannot be read as an image ({why})")]
         if image is None:
             return [
                 Finding(
                     "image passed over",
-                    [f"{path} cannot be read, and the pipeline passes it over"],
+                    [f"{path} cannot be read, and the pipeline skips it"],
                     "put a good image there",
                     harmless=True,
                 )
@@ -208,11 +208,11 @@ def wrong_size(path: str, size: Sequence[int], shape: Sequence[int]) -> Finding:
         size: Height and width in pixels as they are annotated.
         shape: Those that it has; further entries do not matter.
     """
-    told = f"is {shape[1]} wide and {shape[0]} high where its annotations say {size[1]} and"
+    told = f"is {shape[1]} wide and {shape[0]} high, but its annotations say {size[1]} and"
     return Finding(
         "image of another size",
         [f"{path} {told} {size[0]}"],
-        "replace the image, or mend its width, height, boxes and masks",
+        "replace the image, or fix its width, height, boxes and masks",
     )
 
 
@@ -226,10 +226,10 @@ def inspect_file(path: str) -> Finding | None:
     except OSError as error:
         return _bad_file("unreadable image", f"{path} cannot be read ({error.strerror})")
     except ValueError as error:
-        return _bad_file("unreadable image", f"{path!r} is no name of a file ({error})")
+        return _bad_file("unreadable image", f"{path!r} is not a file name ({error})")
     if not stat.S_ISREG(status.st_mode):
         text = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        return _bad_file("image that is no file", f"{path} is {text} and no image")
+        return _bad_file("image that is no file", f"{path} is {text}, not an image")
     if status.st_size == 0:
         return _bad_file("empty image", f"{path} is empty (0 bytes)")
     return None
@@ -256,7 +256,7 @@ def _decode_strictly(content: bytes) -> tuple[str, str]:
 
 
 def inspect_listing(paths: Sequence[str]) -> list[Finding]:
-    """Find images that are not there, from listings of their folders: no file is touched."""
+    """Find images that do not exist, from listings of their folders: no file is touched."""
     folders: dict[str, dict[str, bool]] = {}
     faults = []
     for path in paths:
@@ -269,7 +269,7 @@ def inspect_listing(paths: Sequence[str]) -> list[Finding]:
                     }
             except (OSError, ValueError):
                 folders[folder] = {}
-        # What is no plain file there, such as a link, may still be an image.
+        # What is not a plain file there, such as a link, may still be an image.
         if not folders[folder].get(name) and (fault := inspect_file(path)) is not None:
             faults.append(fault)
     return merge(faults)

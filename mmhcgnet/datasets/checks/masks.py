@@ -25,8 +25,8 @@ _RULES = {
         "write polygons as [[x1, y1, x2, y2, x3, y3, ...], ...]",
     ),
     "mask of less than three points": (
-        "whose mask begins with less than three points",
-        "mend it, or let it be ignored in training as it is now",
+        "whose mask begins with fewer than three points",
+        "fix it, or let training ignore it as it does now",
     ),
     "polygon in fractions": (
         "whose box is in pixels while its polygons lie between 0 and 1",

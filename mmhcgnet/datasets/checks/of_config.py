@@ -1,4 +1,4 @@
-"""What is wrong with the data of a run: checks at its start, and errors that name the file."""
+"""What is wrong with the data that a config names: checks before a run."""
 
 from __future__ import annotations
 
@@ -66,11 +66,13 @@ class _Source:
 
     @property
     def is_fetched(self) -> bool:
-        """Whether the run fetches its files if they are not there."""
+        """Whether the run fetches its files if they do not exist."""
         return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
 
 
-def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
+def check_data(
+    cfg: Config, *phases: str, files_only: bool = False, as_in_training: bool = True
+) -> None:
     """Check the data sets, annotation files and image folders of a run.
 
     No image is opened: it takes some ten seconds for COCO. ``tools/misc/check_data.py`` does more.
@@ -82,16 +84,17 @@ def check_data(cfg: Config, *phases: str, files_only: bool = False) -> None:
             are passed over.
         files_only: Only check that the files are there, as it is enough for all but one of the
             processes of a distributed run.
+        as_in_training: Whether the classes have to be in the order of the config's training.
 
     Raises:
-        MissingFileError: If something is not there. The message names the expected layout, and
-            the ``--cfg-options`` which move all of it elsewhere.
+        MissingFileError: If something does not exist. The message names the expected layout, and
+            the settings which move all of it elsewhere.
         DataError: If annotations or classes are wrong, or images are missing.
     """
     check_files(cfg, *phases)
     if files_only:
         return
-    for inspected in inspect_data(cfg, *phases):
+    for inspected in inspect_data(cfg, *phases, as_in_training=as_in_training):
         for finding in sorted(inspected.findings, key=lambda finding: finding.harmless):
             if not finding.harmless:
                 raise DataError(finding.sentence)
@@ -145,7 +148,7 @@ def _missing(
     place = "" if os.path.isabs(path) else f" in {os.getcwd()}"
     begin = f"The {what} {path} ({key}) does not exist{place}: "
     if not root:
-        return MissingFileError(f"{begin}put it there, or pass --cfg-options {key}=PATH.")
+        return MissingFileError(f"{begin}put it there, or set {key}=PATH.")
 
     layout, options = [], []
     for source in sources:
@@ -164,8 +167,7 @@ def _missing(
         flag = " --classification" if PurePath(root).name == "classification" else ""
         make = f"make it with `python tools/dataset_converters/make_shapes.py{flag}`"
     return MissingFileError(
-        f"{begin}{expected}{make}, or name the folder DIR where it is: "
-        f"--cfg-options {' '.join(options)}"
+        f"{begin}{expected}{make}, or name the folder DIR where it is: {' '.join(options)}"
     )
 
 
@@ -208,8 +210,8 @@ def inspect_set_images(
 
     Args:
         inspected: The set, changed in place.
-        workers: Processes that decode beside this one.
-        progress: Is told how many images are done, and of how many.
+        workers: Processes that decode besides this one.
+        progress: Gets how many images are done, and of how many.
 
     Raises:
         DataError: If an image crashes the process that decodes it.
@@ -229,13 +231,15 @@ def inspect_set_images(
         begin = done % len(items)
         names = ", ".join(path for path, _ in items[begin : begin + 3])
         raise DataError(
-            f"A process that decodes images has died, soon after {names}: open the next ones by "
-            "--workers 0 to see which, or run with fewer --workers if memory ran out."
+            f"A process that decodes images died soon after {names}: open the next ones with "
+            "workers=0 to see which, or run with fewer workers if memory ran out."
         ) from error
     inspected.findings += found
 
 
-def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[InspectedSet]:
+def inspect_data(
+    cfg: Config, *phases: str, thorough: bool = False, as_in_training: bool = True
+) -> Iterator[InspectedSet]:
     """Inspect the COCO, folder, list and CIFAR data sets of a config; others are passed over.
 
     Args:
@@ -243,10 +247,11 @@ def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[
         phases: As of :func:`check_data`.
         thorough: Whether to read polygons, too, and to list the images of folders. No image is
             opened either way.
+        as_in_training: As of :func:`check_data`.
     """
     coco: dict[tuple, _CocoFile] = {}
     others: dict[tuple, tuple[list[str], _Source, type]] = {}
-    trained_classes = _trained_classes(cfg)
+    trained_classes = _trained_classes(cfg) if as_in_training else None
     for phase in phases:
         classes, panoptic = None, False
         sources = _phase_sources(cfg, phase)
@@ -275,7 +280,7 @@ def inspect_data(cfg: Config, *phases: str, thorough: bool = False) -> Iterator[
 
 @dataclass
 class _Trained:
-    """The classes in the order of the training, and the file that tells it better than a config."""
+    """The classes in the order of the training, and the file that knows it better than a config."""
 
     classes: Sequence[str] | None
     file: str | None = None
@@ -399,7 +404,7 @@ def _inspect_coco_file(
         taken = _taken(instances, source, file.classes, panoptic)
         if not taken:
             text = f"The data set {source.key} takes none of the images in {file.path}"
-            remedy = "mend its filter_cfg or indices, or annotate the images"
+            remedy = "fix its filter_cfg or indices, or annotate the images"
             inspected.findings.append(Finding("no images taken", [text], remedy))
         prefix = source.cfg.get("data_prefix") or {}
         folder = source.join(prefix.get("img") or "")
@@ -489,7 +494,7 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[
         for source, file in zip(tested, files, strict=True):
             content, faults = read_coco(file)
             if not content:
-                break  # told where the data set is inspected
+                break  # reported where the data set is inspected
             try:
                 taken = _taken(
                     content, source, _classes(_dataset_class(cfg, source), source), False
@@ -592,8 +597,8 @@ def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
             text = f"The file {path} does not exist"
             findings.append(Finding("missing file", [text], remedy, harmless=fetched))
         elif not check_md5(path, md5):
-            text = f"The file {path} is not as it was published (another MD5)"
-            findings.append(Finding("damaged file", [text], "remove it and fetch it anew"))
+            text = f"The file {path} differs from the published one (another MD5)"
+            findings.append(Finding("damaged file", [text], "remove it and fetch it again"))
     return merge(findings)
 
 
@@ -622,26 +627,26 @@ def _dataset_class(cfg: Config, source: _Source) -> type | None:
 
 
 def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
-    """The classes that a data set gets from its type and config; a text if it is given one."""
+    """The classes that a data set gets from its type and config; a string if it is given one."""
     try:
         classes = kind._load_metainfo(source.cfg.get("metainfo")).get("classes")
         given = source.cfg.get("classes")
         if isinstance(given, str):
             given = list_from_file(os.path.expanduser(given))
         return given or classes
-    except Exception:  # it is told, with its cause, when the data set is built
+    except Exception:  # it is reported, with its cause, when the data set is built
         return None
 
 
 def _inspect_class_names(
     source: _Source, classes: object, trained_classes: Sequence[str] | None
 ) -> list[Finding]:
-    """Find names of classes that are none, or that training has under another number."""
+    """Find names of classes that are invalid, or that training has under another number."""
     if classes is None:
         return []
     if not isinstance(classes, list | tuple):
         word = "string" if isinstance(classes, str) else type(classes).__name__
-        text = f"{source.key}.metainfo.classes is the {word} {classes!r} and no list"
+        text = f"{source.key}.metainfo.classes is the {word} {classes!r}, not a list"
         return [Finding("classes that are no list", [text], f"write ({classes!r},)")]
     marked = [name for name in classes if isinstance(name, str) and name.startswith("\ufeff")]
     found = select(
@@ -684,12 +689,12 @@ def _inspect_num_classes(
         return []
     told = " and ".join(f"{key}={counts[key]}" for key in unlike)
     options = " ".join(f"{key}={count}" for key, count in unlike.items())
-    text = f"The data set {source.key} has {total} and the config {told}"
-    remedy = f"mend metainfo.classes, or pass --cfg-options {options}"
+    text = f"The data set {source.key} has {total}, but the config has {told}"
+    remedy = f"fix metainfo.classes, or set {options}"
     return [Finding("num_classes unlike classes", [text], remedy)]
 
 
-# The parts of a model that tell classes apart, and what they call the numbers of these.
+# The parts of a model that distinguish classes, and what they call the numbers of these.
 _HEADS = {
     **dict.fromkeys(("head", "bbox_head", "mask_head", "query_head"), ("num_classes",)),
     **dict.fromkeys(

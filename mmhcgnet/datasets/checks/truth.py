@@ -76,7 +76,7 @@ def _told(image: dict) -> str:
 def _compare_boxes(
     file: str, truth: dict, tested: Sequence[tuple[str, dict]], remedy: str
 ) -> list[Finding]:
-    """Tell other images by their objects, where ids and names coincide."""
+    """Recognise other images by their objects, where ids and names coincide."""
     boxes = _boxes(truth)
     found = []
     for place, content in tested:

@@ -14,6 +14,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmhcgnet.checkpoints import Checkpoint
+
 
 @HOOKS.register_module()
 class ClassOrderHook(Hook):
@@ -29,12 +31,12 @@ class ClassOrderHook(Hook):
             return
         metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
         tested = metainfo.get("classes") if isinstance(metainfo, dict) else None
-        trained = _trained(checkpoint.get("meta"))
+        trained = Checkpoint(checkpoint, "").classes
         if not tested or not trained or list(tested) == trained:
             return
         if len(set(trained)) == len(trained) and sorted(trained) == sorted(map(str, tested)):
             print_log(
-                f"The checkpoint was trained on the classes {_few(trained)}, and the tested set "
+                f"The checkpoint was trained on the classes {_few(trained)}, and the test set "
                 f"has them in another order, {_few(tested)}: predictions are mapped by name.",
                 "current",
                 logging.WARNING,
@@ -42,22 +44,11 @@ class ClassOrderHook(Hook):
             _map_predictions(runner.model, [trained.index(name) for name in tested])
         else:
             print_log(
-                f"The checkpoint was trained on other classes than the tested set has, "
-                f"{_few(trained)} and {_few(tested)}: the metrics compare them by number.",
+                f"The checkpoint was trained on other classes than the test set has "
+                f"({_few(trained)} and {_few(tested)}): the metrics compare them by number.",
                 "current",
                 logging.WARNING,
             )
-
-
-def _trained(meta: Any) -> list[str]:
-    """The classes that a checkpoint names."""
-    if not isinstance(meta, dict):
-        return []
-    dataset_meta = meta.get("dataset_meta")
-    dataset_meta = dataset_meta if isinstance(dataset_meta, dict) else {}
-    # MMDetection 2 and MMClassification wrote them in capitals.
-    classes = dataset_meta.get("classes") or dataset_meta.get("CLASSES") or meta.get("CLASSES")
-    return list(map(str, classes)) if isinstance(classes, list | tuple) else []
 
 
 def _few(names: Sequence[str]) -> str:

@@ -22,10 +22,10 @@ class DataGuardHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Guard the dataloader and the evaluator of the validation."""
-        guard_evaluator(runner.val_loop.evaluator)
+        guard_evaluator(getattr(runner.val_loop, "evaluator", None))
         runner.val_loop.dataloader = guard_loader(runner.val_loop.dataloader)
 
     def before_test(self, runner: Runner) -> None:
         """Guard the dataloader and the evaluator of the test."""
-        guard_evaluator(runner.test_loop.evaluator)
+        guard_evaluator(getattr(runner.test_loop, "evaluator", None))
         runner.test_loop.dataloader = guard_loader(runner.test_loop.dataloader)

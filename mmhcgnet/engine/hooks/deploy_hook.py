@@ -13,10 +13,10 @@ from mmhcgnet.errors import UsageError
 
 @HOOKS.register_module()
 class DeployHook(Hook):
-    """Test the model in its deployed form, as ``--deploy`` of ``tools/test.py`` does.
+    """Test the model in its deployed form.
 
     It switches all parts that have MMPretrain's method ``switch_to_deploy``, for good: the model
-    cannot be trained thereafter.
+    cannot be trained afterwards.
     """
 
     # Before ChannelsLastHook, which is to convert the deployed weights.
@@ -31,9 +31,9 @@ class DeployHook(Hook):
         """
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise UsageError(
-                "An EMAHook exchanges the model's weights in a test, and those of a deployed model "
-                "are others: drop it from custom_hooks, as a checkpoint's state_dict holds the "
-                "averaged weights already."
+                "An EMAHook would swap the model's weights during a test, but a deployed model has "
+                "other ones: remove it from custom_hooks, as a checkpoint's state_dict already "
+                "holds the averaged weights."
             )
         parts = switch_to_deploy(runner.model)
         print_log(f"Deployed: {', '.join(parts)}", logger="current")

@@ -43,7 +43,7 @@ class DropBlockHook(Hook):
         if not self._layers:
             raise UsageError(
                 "mmhcgnet.DropBlockHook finds no DropBlock in the model: add "
-                "dropblock=dict(block_size=2) to model.backbone, or drop the hook."
+                "dropblock=dict(block_size=2) to model.backbone, or remove the hook."
             )
 
     def before_train_iter(

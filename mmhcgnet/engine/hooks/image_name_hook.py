@@ -27,7 +27,7 @@ class ImageNameHook(Hook):
             names = {os.path.basename(path) for path in paths}
             root = os.path.commonpath([os.path.dirname(path) for path in paths])
         except (AttributeError, KeyError, TypeError, ValueError):
-            return  # images that are no files
+            return  # images that are not files
         if len(names) == len(paths):
             return
         for method in ("add_datasample", "visualize_cls"):
@@ -41,7 +41,7 @@ def _named(draw: Callable, root: str) -> Callable:
         if path and kwargs.get("out_file"):
             folder, name = os.path.split(kwargs["out_file"])
             inner = os.path.relpath(os.path.dirname(path), root)
-            kwargs["out_file"] = os.path.join(folder, inner, name)
+            kwargs["out_file"] = os.path.normpath(os.path.join(folder, inner, name))
         return draw(*args, **kwargs)
 
     return draw_named

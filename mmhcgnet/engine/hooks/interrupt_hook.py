@@ -117,7 +117,7 @@ class InterruptHook(Hook):
         self._restore()
         runner.logger.info(
             f"Ended by {signal.Signals(number).name} after iteration {iteration}: saved {path}, "
-            "from which --resume goes on."
+            "from which the run can be resumed."
         )
         raise SystemExit(128 + number)
 

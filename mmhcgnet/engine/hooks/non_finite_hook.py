@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhcgnet.errors import UsageError
-from mmhcgnet.weights import listed
+from mmhcgnet.weights import listed, not_finite
 
 _REMEDIES = (
     "lower the learning rate, lengthen the warm-up, clip the gradients "
@@ -38,7 +38,7 @@ class NonFiniteHook(Hook):
     It looks right before the optimizer's step, so that weights, averaged weights and checkpoints
     stay as they were, and, while gradients are accumulated, in every iteration. It costs a pass
     over the gradients and one wait for the device, which MMEngine's log costs as well. Processes
-    of a distributed run tell each other, and stop in the same iteration.
+    of a distributed run inform each other, and stop in the same iteration.
 
     In mixed precision, the loss scaler skips a step whose gradients overflow, which is how it finds
     its scale. The hook lets it, up to a number in a row, unless running statistics of the model
@@ -49,12 +49,12 @@ class NonFiniteHook(Hook):
             that it takes from PyTorch's first scale, 65536, down to 1.
 
     Raises:
-        ValueError: If ``max_skipped`` is no integer from 0.
+        ValueError: If ``max_skipped`` is not an integer of at least 0.
     """
 
     def __init__(self, max_skipped: int = 20) -> None:
         if type(max_skipped) is not int or max_skipped < 0:
-            raise ValueError(f"max_skipped must be an integer from 0, got {max_skipped!r}.")
+            raise ValueError(f"max_skipped must be an integer of at least 0, got {max_skipped!r}.")
         self.max_skipped = max_skipped
         self._losses: dict[str, Any] = {}
         self._batch: Any = None
@@ -79,6 +79,8 @@ class NonFiniteHook(Hook):
             self._stepped.add(optimizer)
 
         self._forget()
+        # A model may hold an infinity by design, as in a mask.
+        self._infinite = {*not_finite(dict(_unwrapped(runner.model).named_buffers()))}
         self._handles = [_unwrapped(runner.model).register_forward_hook(keep)]
         for wrapper in _wrappers(runner):
             self._handles.append(wrapper.optimizer.register_step_pre_hook(check))
@@ -143,23 +145,23 @@ class NonFiniteHook(Hook):
         where = f"the loss ({', '.join(losses)})" if losses else "the gradients"
         print_log(
             f"Iteration {runner.iter + 1}: NaN or infinity in {where}, and the loss scaler skips "
-            f"the step, for the {count}. time in a row.",
+            f"the step ({count} in a row).",
             logger="current",
             level=logging.WARNING,
         )
         buffers = {
             name: buffer
             for name, buffer in _unwrapped(runner.model).named_buffers()
-            if buffer.is_floating_point()
+            if buffer.is_floating_point() and name not in self._infinite
         }
         if _anywhere(_perhaps_not_finite(list(buffers.values()))):
             spoilt = [name for name, buffer in buffers.items() if not buffer.isfinite().all()]
             if _anywhere(torch.tensor(bool(spoilt))):
                 self._stop(
                     runner,
-                    f"NaN or infinity in {where} and so in running statistics, which keep it, "
-                    f"{listed(spoilt, 'of them')}",
-                    "as later steps cannot mend it",
+                    f"NaN or infinity in {where} and so in running statistics, which keep it "
+                    f"({listed(spoilt, 'of them')})",
+                    "as later steps cannot fix it",
                 )
         if count > self.max_skipped:
             self._stop(
@@ -222,7 +224,7 @@ def _bad_terms(terms: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def _perhaps_not_finite(tensors: list[Tensor]) -> Tensor:
-    """Tell, on the device, whether a tensor holds NaN, infinity or a very large number."""
+    """Return, on the device, whether a tensor holds NaN, infinity or a very large number."""
     groups = defaultdict(list)
     for tensor in tensors:
         groups[tensor.device, tensor.dtype].append(tensor)
@@ -233,7 +235,7 @@ def _perhaps_not_finite(tensors: list[Tensor]) -> Tensor:
 
 
 def _anywhere(found: Tensor) -> bool:
-    """Tell whether a process has found something; all of them are to ask."""
+    """Return whether a process has found something; all of them must ask."""
     found = found.int()
     all_reduce(found, op="max")
     return bool(found.item())

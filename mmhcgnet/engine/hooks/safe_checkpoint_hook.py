@@ -9,12 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor
 
 from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
 from mmhcgnet.checkpoints.checkpoint import UNIX_TIME
@@ -22,7 +20,7 @@ from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_a
 from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
-from mmhcgnet.weights import listed
+from mmhcgnet.weights import listed, not_finite
 
 INTERRUPTED = "interrupted_iter_{}.pth"
 _OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
@@ -30,13 +28,13 @@ _OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, with files that are whole or not there.
+    """MMEngine's ``CheckpointHook``, with files that are whole or absent.
 
     It takes the same arguments. On a local disk a checkpoint is written to a temporary file,
     flushed to the disk, named, and only then ``last_checkpoint`` points at it; it holds its own
     SHA-256 (see :func:`~mmhcgnet.checkpoints.durable_files.seal`). Everywhere, what it replaces
     is deleted last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
-    :class:`InterruptHook` has saved. A checkpoint tells what it replaces, so that a run that was
+    :class:`InterruptHook` has saved. A checkpoint says what it replaces, so that a run that was
     killed before it could delete that does so when it resumes.
 
     Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
@@ -59,6 +57,9 @@ class SafeCheckpointHook(CheckpointHook):
         self._local = (self.backend_args or {}).get("backend") == ATOMIC
         outdated = self._check_hub(runner)
         super().before_train(runner)
+        # A model may hold an infinity by design, as in a mask.
+        buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
+        self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}
         self._saved_iter: int | None = None
         self._former_bests: dict[str, str | None] = {}
         self._find_former(runner)
@@ -80,12 +81,12 @@ class SafeCheckpointHook(CheckpointHook):
         bad = {
             name
             for key in ("state_dict", "ema_state_dict")
-            for name, value in checkpoint.get(key, {}).items()
-            if isinstance(value, Tensor) and not torch.isfinite(value).all()
+            for name in not_finite(checkpoint.get(key, {}))
+            if name.removeprefix("module.") not in self._infinite
         }
         if bad:
             raise UsageError(
-                f"No checkpoint is saved at iteration {checkpoint['meta']['iter']}: "
+                f"No checkpoint was saved at iteration {checkpoint['meta']['iter']}: "
                 f"{listed(sorted(bad), 'of the weights not finite')}; {self._newest()}, and a "
                 "lower learning rate or clipped gradients may keep the numbers finite."
             )
@@ -192,7 +193,7 @@ class SafeCheckpointHook(CheckpointHook):
                 save_optimizer=optimizer,
                 save_param_scheduler=scheduler,
                 meta=meta,
-                by_epoch=False,  # meta tells both
+                by_epoch=False,  # meta holds both
                 backend_args=self.backend_args,
                 **kwargs,
             )
@@ -225,7 +226,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
-        # MMEngine deletes a former best one first, so it is not told of any until all is saved.
+        # MMEngine deletes a former best one first, so it gets to know of none until all is saved.
         self._former_bests = self._bests()
         self._set_bests(dict.fromkeys(self._former_bests))
         try:
@@ -272,7 +273,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.file_backend.put(content, path)
         except OSError as error:
             raise self._not_written(f"The checkpoint {path}", error) from error
-        runner.logger.info(f"The checkpoint {ckpt_path} is published to {path}.")
+        runner.logger.info(f"The checkpoint {ckpt_path} was published as {path}.")
 
     @master_only
     def _remove(self, runner: Runner, names: list[str]) -> None:
@@ -284,18 +285,18 @@ class SafeCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
             else:
                 continue
-            runner.logger.info(f"The checkpoint {path} is removed: a newer one has replaced it.")
+            runner.logger.info(f"The checkpoint {path} was removed: a newer one has replaced it.")
 
     def _not_written(self, what: str, error: OSError) -> UsageError:
         return UsageError(
-            f"{what} could not be written ({error.strerror or error}): make room for it, or give "
+            f"{what} could not be written ({error.strerror or error}): free some space, or give "
             f"another default_hooks.checkpoint.out_dir, and resume; {self._newest()}."
         )
 
     def _newest(self) -> str:
         if self.last_ckpt is None:
-            return "nothing was saved before"
-        return f"what was saved before is safe, {self.last_ckpt} being the newest"
+            return "nothing was saved earlier"
+        return f"earlier checkpoints are safe (newest: {self.last_ckpt})"
 
 
 def _as_list(value: object) -> list:

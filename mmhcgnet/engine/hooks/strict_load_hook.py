@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import chain
-from math import isfinite
 
 from mmengine.hooks import EMAHook, Hook
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import get_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmhcgnet.checkpoints import Checkpoint, use_safe_loader
-from mmhcgnet.checkpoints.checkpoint import count
 from mmhcgnet.checkpoints.strict import AVERAGED, check_averaged, load_strictly, parts_above
-from mmhcgnet.errors import PretrainedMismatchError, UsageError, did_you_mean
+from mmhcgnet.engine.resumed_state import check_training_state, overruled_settings
+from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
 from mmhcgnet.weights import holds_deployed, listed
-
-# Settings that tell kinds of optimisers apart.
-_SETTINGS = {"alpha", "betas", "momentum", "rho"}
 
 
 @HOOKS.register_module()
@@ -41,9 +36,10 @@ class StrictLoadHook(Hook):
     From then on, MMEngine reads all checkpoints by :func:`mmhcgnet.engine.use_safe_loader`.
 
     Args:
-        replaced: Parts of the model that start anew when ``load_from`` gives weights to the rest,
-            by the beginnings of their tensors' names, such as ``"roi_head.bbox_head.fc_cls"``. All
-            that the checkpoint has there is left out. It has no effect on tests and resuming.
+        replaced: Parts of the model that start from scratch when ``load_from`` gives weights to
+            the rest, by the beginnings of their tensors' names, such as
+            ``"roi_head.bbox_head.fc_cls"``. All that the checkpoint has there is left out. It has
+            no effect on tests and resuming.
         dropped: Parts that a checkpoint may have in a test though the model has not, such as a
             mask head where boxes alone are tested.
     """
@@ -64,7 +60,7 @@ class StrictLoadHook(Hook):
         """Check what was read. The names lose a leading ``module.``, which MMEngine drops, too.
 
         Raises:
-            UsageError: If it does not fit, or a part that is to start anew is not there.
+            UsageError: If it does not fit, or a part that is to start from scratch does not exist.
         """
         path = runner._load_from or "that was named"
         model = runner.model
@@ -88,7 +84,15 @@ class StrictLoadHook(Hook):
         if any(isinstance(hook, EMAHook) for hook in runner.hooks):
             check_averaged(averaged, weights, path)
         if runner._resume:
-            _check_training_state(runner, opened)
+            check_training_state(runner, opened)
+            if settings := overruled_settings(runner, opened.content):
+                print_log(
+                    "Resuming takes these settings from the checkpoint, and not from the config: "
+                    f"{'; '.join(settings)}. For the config's own, start a new run from the "
+                    "checkpoint's weights, with load_from.",
+                    logger="current",
+                    level=logging.WARNING,
+                )
 
     def _hand_on(self, opened: Checkpoint) -> OrderedDict[str, Tensor]:
         """Let MMEngine take the weights as they were checked."""
@@ -108,12 +112,13 @@ class StrictLoadHook(Hook):
         for prefix in self.replaced:
             if prefix.rstrip(".") not in known:
                 raise UsageError(
-                    f"The model has no part {prefix} that could start anew"
+                    f"The model has no part {prefix} that could start from scratch"
                     f"{did_you_mean(prefix, parts_above(own))}: correct `replaced` of "
                     "mmhcgnet.StrictLoadHook."
                 )
         anew = [name for name in own if _is_in(name, self.replaced)]
-        print_log(f"Starting anew: {listed(anew, 'tensors', most=len(anew))}", logger="current")
+        names = listed(anew, "tensors", most=len(anew))
+        print_log(f"Starting from scratch: {names}", logger="current")
         averaged = checkpoint.get("ema_state_dict", {})
         for tensors, lead in ((weights, ""), (averaged, AVERAGED)):
             for name in list(tensors):
@@ -135,102 +140,13 @@ def _explaining(runner: Runner, take_over: Callable[[], None]) -> Callable[[], N
     def load_or_resume() -> None:
         try:
             take_over()
-        except (UsageError, PretrainedMismatchError):
+        except UsageError:
             raise
         except Exception as error:  # what a state of other values makes MMEngine raise
             raise UsageError(
-                f"The state in the checkpoint {runner._load_from} is not one that this training "
-                f"can take over ({type(error).__name__}: {error}): resume from another one, or "
+                f"The state in the checkpoint {runner._load_from} cannot be used by this "
+                f"training ({type(error).__name__}: {error}): resume from another one, or "
                 "start a new run from its weights with load_from."
             ) from error
 
     return load_or_resume
-
-
-def _check_training_state(runner: Runner, opened: Checkpoint) -> None:
-    """Check that a training can go on from a checkpoint."""
-    content, meta, path = opened.content, opened.meta, opened.path
-    hub = content.get("message_hub")
-    missing = [key for key in ("epoch", "iter") if count(meta.get(key)) is None]
-    if not isinstance(hub, dict) or not {"log_scalars", "runtime_info", "resumed_keys"} <= {*hub}:
-        missing.append("message_hub")
-    if "optimizer" not in content:
-        missing.append("optimizer")
-    if runner.param_schedulers and not content.get("param_schedulers"):
-        missing.append("param_schedulers")
-    if missing:
-        raise UsageError(
-            f"Cannot resume from {path}: it has no {', '.join(missing)}. To start a new run from "
-            "its weights, use load_from."
-        )
-    seed, dataset = meta.get("seed"), meta.get("dataset_meta")
-    histories = hub["log_scalars"].values() if isinstance(hub["log_scalars"], dict) else [None]
-    wrong = [
-        name
-        for name, right in {
-            "seed": seed is None or type(seed) is int and 0 <= seed < 2**32,
-            "dataset_meta": dataset is None or isinstance(dataset, dict),
-            "log_scalars": all(isinstance(history, HistoryBuffer) for history in histories),
-            "runtime_info": isinstance(hub["runtime_info"], dict),
-            "resumed_keys": isinstance(hub["resumed_keys"], dict),
-        }.items()
-        if not right
-    ]
-    if wrong:
-        raise UsageError(
-            f"Cannot resume from {path}: its {', '.join(wrong)} is not what a training saves. To "
-            "start a new run from its weights, use load_from."
-        )
-    wrapper, optimizer = runner.optim_wrapper, content["optimizer"]
-    if isinstance(wrapper, OptimWrapperDict):
-        states = optimizer if isinstance(optimizer, dict) else {}
-        pairs = [(wrapper[name], states.get(name)) for name in wrapper.keys()]
-    else:
-        pairs = [(wrapper, optimizer)]
-    for wrapper, saved in pairs:
-        if isinstance(wrapper, OptimWrapper) and (problem := _compare_optimizer(wrapper, saved)):
-            raise UsageError(
-                f"The optimizer's state in the checkpoint {path} does not fit the config's: "
-                f"{problem}; resume with the config of that run, or start anew with load_from."
-            )
-
-
-def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:
-    """Say what is different, if anything is."""
-    try:
-        groups, state = saved["param_groups"], saved["state"]
-        indices = [group["params"] for group in groups]
-        moments = {(index, name): value for index in state for name, value in state[index].items()}
-    except (KeyError, TypeError, AttributeError):
-        return "it has no groups of parameters or no state of each"
-    own = wrapper.optimizer.param_groups
-    counts, wanted = ([len(part) for part in parts] for parts in (indices, _params(own)))
-    if counts != wanted:
-        return (
-            f"{sum(counts)} parameters in {len(counts)} groups instead of {sum(wanted)} in "
-            f"{len(wanted)}"
-        )
-    for group, own_group in zip(groups, own, strict=True):
-        if _SETTINGS & {*group} != _SETTINGS & {*own_group}:
-            kinds = (", ".join(sorted(_SETTINGS & {*g})) or "none" for g in (group, own_group))
-            return "of another kind, with the settings {} instead of {}".format(*kinds)
-        for name, value in own_group.items():
-            if type(value) is float and not _is_number(group.get(name, value)):
-                return f"its setting {name} is not a number"
-    for index, parameter in zip(chain(*indices), chain(*_params(own)), strict=True):
-        for name in ("momentum_buffer", "exp_avg"):
-            moment = moments.get((index, name))
-            if moment is not None and getattr(moment, "shape", None) != parameter.shape:
-                found = tuple(moment.shape) if isinstance(moment, Tensor) else type(moment).__name__
-                wanted = tuple(parameter.shape)
-                return f"{name} of parameter {index} has the shape {found} instead of {wanted}"
-    return None
-
-
-def _is_number(value: object) -> bool:
-    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    return type(value) in (int, float) and isfinite(value)
-
-
-def _params(groups: list[dict]) -> list[list[nn.Parameter]]:
-    return [group["params"] for group in groups]

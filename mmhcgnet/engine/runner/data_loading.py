@@ -30,8 +30,8 @@ def guard_loader(loader: DataLoader) -> DataLoader:
     parts = dict(dataset=GuardedDataset(loader.dataset), _iterator=None)
     if loader.batch_sampler is not None:
         parts["batch_sampler"] = GuardedBatchSampler(loader.batch_sampler)
-    # Made anew by its constructor, it would lose `sampler`, `batch_size` and `drop_last`, which
-    # hooks read and PyTorch refuses beside a batch sampler.
+    # Made again by its constructor, it would lose `sampler`, `batch_size` and `drop_last`, which
+    # hooks read and PyTorch refuses next to a batch sampler.
     vars(guarded).update(parts)
     return guarded
 
@@ -61,7 +61,7 @@ class GuardedBatchSampler:
         """Draw the first batches of the next iteration and load none of them.
 
         Args:
-            key: What the random numbers of this iteration's samples depend on, beside their place.
+            key: What the random numbers of this iteration's samples depend on, besides their place.
             skip: The number of batches to pass over.
 
         Returns:

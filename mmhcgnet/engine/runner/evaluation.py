@@ -19,13 +19,14 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 
 
-def guard_evaluator(evaluator: Evaluator) -> None:
+def guard_evaluator(evaluator: Evaluator | None) -> None:
     """Let the COCO metrics of an evaluator compute the right numbers.
 
     Args:
         evaluator: The evaluator, whose metrics are changed in place; once, if called repeatedly.
+            Loops of another kind than MMEngine's may have none.
     """
-    for metric in evaluator.metrics:
+    for metric in getattr(evaluator, "metrics", ()):
         if _is_coco(metric) and not isinstance(metric.compute_metrics, partial):
             metric.compute_metrics = partial(_compute_metrics, metric, metric.compute_metrics)
 
@@ -46,8 +47,8 @@ def _compute_metrics(metric: BaseMetric, compute: Callable, results: list) -> di
     first = {truth["img_id"]: i for i, (truth, _) in reversed(list(enumerate(results)))}
     if len(first) < len(results):
         _warn(
-            f"{len(results) - len(first):,} of {len(results):,} tested images were tested before: "
-            "each counts once."
+            f"{len(results) - len(first):,} of {len(results):,} tested images had been "
+            "tested already: each counts once."
         )
         results = [results[i] for i in sorted(first.values())]
     if metric.img_ids is None:

@@ -1,4 +1,4 @@
-"""Training loops that go on after an interruption exactly where they stopped.
+"""Training loops that continue after an interruption exactly where they stopped.
 
 No generator's state is saved: all random numbers depend on the seed of the run and on the epoch,
 the iteration and the sample that they are drawn for, so that a checkpoint needs to hold no more
@@ -151,7 +151,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     before or in which the run ended is made up for.
 
     Resume with the same number of processes, batch size and data: otherwise what is left of an
-    epoch cannot be told, and it begins anew, with a warning.
+    epoch is not known, and it starts over, with a warning.
 
     Args:
         runner: The runner.
@@ -172,7 +172,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self._skip = self._trained_of_epoch()
         if self._skip:
             print_log(
-                f"Epoch {self._epoch + 1} goes on: {self._skip} of its {len(self.dataloader)} "
+                f"Epoch {self._epoch + 1} continues: {self._skip} of its {len(self.dataloader)} "
                 "batches are trained.",
                 "current",
             )
@@ -196,7 +196,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.message_hub.update_info(_BEGIN, note)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        # After the hooks, which tell the sampler the epoch.
+        # After the hooks, which give the sampler the epoch.
         first = self._start(self._epoch, self._iter - begin)
         for idx, data_batch in enumerate(self.dataloader, first):
             self.run_iter(idx, data_batch)
@@ -221,7 +221,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
             return trained
         print_log(
             f"The run to resume had trained {trained} of {begin['batches']} batches of epoch "
-            f"{self._epoch + 1}; now it has {batches}, and it begins anew: for an exact resume "
+            f"{self._epoch + 1}; now it has {batches}, and it starts over: for an exact resume "
             "keep the batch size, the number of processes and the data.",
             "current",
             logging.WARNING,
@@ -234,7 +234,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     """MMEngine's loop over iterations, resumed exactly.
 
     As :class:`ResumableEpochLoop`; what was trained is drawn from the sampler again and not loaded,
-    in both MM lines. Where the sampler comes to an end, it begins anew with the next epoch, without
+    in both MM lines. Where the sampler comes to an end, it starts over with the next epoch, without
     the pause of two seconds in ``IterBasedTrainLoop``.
 
     Args:
@@ -279,7 +279,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
         super().run_iter(data_batch)
 
     def _batches(self) -> Iterator[Any]:
-        # With this option of one MM line the data are not to go on where they stopped.
+        # With this option of one MM line the data do not continue where they stopped.
         trained = 0 if getattr(self, "fast_forward_on_resume", False) else self._iter
         for number in count():
             for sampler in self._samplers():

@@ -1,14 +1,22 @@
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import save_checkpoint
 
+from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
+from mmhcgnet.cli.preflight import check_checkpoint
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
+from mmhcgnet.engine.resumed_state import overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 
 
@@ -22,7 +30,7 @@ def save(path, iteration, time="20260101_120000", **changes):
         meta=dict(epoch=0, iter=iteration, time=time),
         state_dict=dict(weight=torch.ones(5)),
         optimizer=dict(state={}),
-        message_hub={},
+        message_hub=dict(log_scalars={}, runtime_info={}, resumed_keys={}),
     )
     checkpoint.update(changes)
     checkpoint = {key: value for key, value in checkpoint.items() if value is not None}
@@ -90,22 +98,31 @@ def test_time_zones_do_not_count_where_the_hook_has_noted_a_time_without(tmp_pat
     assert found(tmp_path) == path
 
 
-@pytest.mark.parametrize("kind", ["flipped", "cut", "empty", "no optimiser", "no iteration"])
+@pytest.mark.parametrize(
+    "kind", ["flipped", "cut", "empty", "no optimizer", "no iteration", "no message hub"]
+)
 def test_one_that_cannot_be_resumed_from_is_passed_over_with_its_reason(tmp_path, kind, capsys):
     old = save(tmp_path / "epoch_2.pth", 20)
     new = save(tmp_path / "epoch_3.pth", 30)
     if kind == "flipped":
         damage(new)
-    elif kind == "no optimiser":
+    elif kind == "no optimizer":
         save(new, 30, optimizer=None)
     elif kind == "no iteration":
         save(new, 30, meta=None)
+    elif kind == "no message hub":
+        save(new, 30, message_hub=None)
     else:
         os.truncate(new, 0 if kind == "empty" else os.path.getsize(new) - 1)
     assert found(tmp_path) == old
     out = capsys.readouterr().out
-    reason = "holds no optimiser" if kind.startswith("no") else "damaged or cut short"
-    assert f"Passed over: The checkpoint {new}" in out and reason in out
+    lacking = {
+        "no optimizer": "has no optimizer.",
+        "no iteration": "has no epoch, iter.",
+        "no message hub": "has no message_hub.",
+    }
+    reason = lacking.get(kind, "damaged or cut short")
+    assert f"Skipped: The checkpoint {new}" in out and reason in out
     assert f"Resuming from {old}, iteration 20" in out
 
 
@@ -119,7 +136,7 @@ def test_only_one_process_prints(tmp_path, capsys, monkeypatch):
 def test_a_run_never_starts_over_where_checkpoints_are(tmp_path):
     for step in (2, 3):
         damage(save(tmp_path / f"epoch_{step}.pth", 10 * step))
-    with pytest.raises(UsageError, match=r"none to resume from.*epoch_3\.pth is damaged.* 1 more"):
+    with pytest.raises(UsageError, match=r"from any .*epoch_3\.pth is damaged.* 1 more"):
         set_resume(config(tmp_path), "auto")
 
 
@@ -192,3 +209,110 @@ def test_pretrained_is_dropped_at_any_depth_and_the_rest_kept():
     assert model.backbone.init_cfg is None
     assert model.backbone.stage.init_cfg == [constant]
     model.init_weights()
+
+
+def test_the_chosen_file_is_read_twice_at_most(tmp_path):
+    """As an outline, to compare it with others, and in full: MMEngine then takes what was read."""
+    use_safe_loader()
+    other, path = (save(tmp_path / f"epoch_{i}.pth", i) for i in (1, 2))
+    cfg = config(tmp_path, model=dict(type="Model"))
+    OPENED.clear()
+    assert set_resume(cfg, "auto")
+    check_checkpoint(cfg, cfg.load_from)
+    content = CheckpointLoader.load_checkpoint(cfg.load_from, map_location="cpu")
+    assert content["meta"]["iter"] == 2 and [reads(other), reads(path)] == [1, 2]
+
+
+def test_a_named_file_is_read_once(tmp_path):
+    use_safe_loader()
+    path = save(tmp_path / "epoch_1.pth", 1)
+    cfg = config(tmp_path, model=dict(type="Model"))
+    OPENED.clear()
+    assert set_resume(cfg, path)
+    check_checkpoint(cfg, cfg.load_from)
+    CheckpointLoader.load_checkpoint(cfg.load_from, map_location="cpu")
+    assert reads(path) == 1
+
+
+def test_a_pointer_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="last_checkpoint cannot be read: .*; delete it"):
+        set_resume(config(tmp_path), "auto")
+
+
+def test_templates_with_a_format_are_resumed_from(tmp_path):
+    hook = dict(filename_tmpl="epoch_{:03d}.ckpt")
+    path = save(tmp_path / "epoch_007.ckpt", 7)
+    assert found(tmp_path, default_hooks=dict(checkpoint=hook)) == path
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("name", ["epoch_1.pth", "interrupted_iter_4.pth", "step_0004.pth"])
+def test_the_pointer_may_be_named_in_place_of_what_it_points_at(tmp_path, name, moved):
+    path = save(tmp_path / name, 4)
+    pointer = tmp_path / "last_checkpoint"
+    pointer.write_text(f"/gone/{name}" if moved else path + "\n")
+    cfg = config(tmp_path / "other")
+    assert set_resume(cfg, str(pointer)) is True and cfg.load_from == path
+    pointer.write_text("/gone/epoch_7.pth")
+    with pytest.raises(MissingFileError, match="last_checkpoint names /gone/epoch_7.pth"):
+        set_resume(config(tmp_path / "other"), str(pointer))
+    pointer.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="cannot be read"):
+        set_resume(config(tmp_path / "other"), str(pointer))
+
+
+def test_default_hooks_may_be_none(tmp_path):
+    path = save(tmp_path / "epoch_1.pth", 4)
+    assert found(tmp_path, default_hooks=None) == path
+
+
+def settings(lr=0.1, momentum=0.9, schedulers=None):
+    """What a runner has made of a config."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=lr, momentum=momentum)
+    wrapper = OptimWrapper(optimizer)
+    made = [
+        PARAM_SCHEDULERS.build(dict(cfg, optimizer=wrapper))
+        for cfg in schedulers or [dict(type="MultiStepLR", milestones=[2], gamma=0.1)]
+    ]
+    return SimpleNamespace(optim_wrapper=wrapper, param_schedulers=made)
+
+
+def saved(runner):
+    """What is saved after some steps."""
+    for _ in range(3):
+        runner.optim_wrapper.optimizer.step()
+        for scheduler in runner.param_schedulers:
+            scheduler.step()
+    states = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+    return dict(optimizer=runner.optim_wrapper.state_dict(), param_schedulers=states)
+
+
+WARM_UP = dict(type="LinearLR", start_factor=0.1, end=5)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(), []),
+        (dict(lr=0.2), ["optimizer lr 0.1 (config: 0.2)"]),
+        (dict(momentum=0.5), ["optimizer momentum 0.9 (config: 0.5)"]),
+        (
+            dict(schedulers=[dict(type="MultiStepLR", milestones=[3], gamma=0.5)]),
+            [
+                "param_scheduler.0 gamma 0.1 (config: 0.5)",
+                "param_scheduler.0 milestones [2] (config: [3])",
+            ],
+        ),
+        (
+            dict(schedulers=[WARM_UP, dict(type="MultiStepLR", milestones=[2], gamma=0.1)]),
+            ["number of param_scheduler 1 (config: 2)"],
+        ),
+        (dict(schedulers=[dict(type="CosineAnnealingLR", T_max=4)]), ["T_max 'none' (config: 4)"]),
+    ],
+)
+def test_settings_that_a_checkpoint_overrules_are_named_with_both_values(changes, words):
+    told = overruled_settings(settings(**changes), saved(settings()))
+    assert bool(told) is bool(words)
+    for word in words:
+        assert any(word in text for text in told), told

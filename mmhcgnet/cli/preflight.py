@@ -1,4 +1,4 @@
-"""Checks of paths and config before anything large is built or loaded."""
+"""Checks of the config and the files that it names, before anything is built."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
+from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
-from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.engine.configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
+from mmhcgnet.errors import UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
 from mmhcgnet.type_names import type_name
-
-from .configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 
 
 def check_trainable(cfg: Config) -> None:
@@ -30,20 +30,24 @@ def check_trainable(cfg: Config) -> None:
         )
 
 
-def check_checkpoint(cfg: Config, path: str) -> None:
-    """Check what can be told of a local checkpoint before the model is built; URLs pass.
+def check_checkpoint(cfg: Config, path: str) -> Checkpoint | None:
+    """Check what a local checkpoint shows before the model is built; URLs pass.
 
     Args:
         cfg: The config that is to load it.
         path: The file, which MMEngine then does not read again.
+
+    Returns:
+        The checkpoint, ``None`` if it is not local.
 
     Raises:
         MissingFileError: If it does not exist.
         UsageError: If it cannot be read, is in one of the authors' own layouts, or of a deployed
             HCGNet and the config's is not, or the other way round.
     """
-    if is_local(path):
-        open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
+    if not is_local(path):
+        return None
+    return open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
 
 
 def check_ops(cfg: Config) -> None:
@@ -60,18 +64,15 @@ def check_ops(cfg: Config) -> None:
 
 
 def check_pretrained_files(model: ConfigDict) -> None:
-    """Check that the local files of all ``Pretrained`` initialisations are there and ours.
+    """Check that the local files of all ``Pretrained`` initialisations exist and are ours.
 
     Raises:
-        MissingFileError: If one is not there.
+        MissingFileError: If one does not exist.
         UsageError: If one is in the authors' own layout or cannot be read.
     """
     for node in nested_dicts(model):
         if type_name(node) == "Pretrained" and node.get("checkpoint"):
-            try:
-                check_pretrained_path(node["checkpoint"])
-            except FileNotFoundError as error:
-                raise MissingFileError(str(error)) from error
+            check_pretrained_path(node["checkpoint"])
             if is_local(node["checkpoint"]):
                 open_ahead(node["checkpoint"]).require()
 
@@ -91,7 +92,7 @@ def check_frozen_backbone(cfg: Config) -> None:
         if not path:
             raise UsageError(
                 f"The config freezes a part of the backbone ({key}.frozen_stages={frozen}) to "
-                "which nothing gives weights: pass --cfg-options load_from=PATH, name weights in "
+                "which nothing gives weights: set load_from=PATH, name weights in "
                 f"{key}.init_cfg, or train all of it from scratch, its norms included, with "
                 f"{key}.frozen_stages=-1 {key}.norm_eval=False."
             )

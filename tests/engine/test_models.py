@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.opened import OPENED, reads
 from mmengine.config import Config
 
 from mmhcgnet.engine.models import build_model, load_model
@@ -51,6 +52,13 @@ def test_every_tensor_is_the_files(cfg):
         assert tensor.equal(weights[name])
     torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, PATH)
     assert load_model(cfg, PATH).state_dict()["head.fc.bias"].equal(weights["head.fc.bias"])
+
+
+def test_the_file_is_read_once(cfg):
+    torch.save(weights_of(cfg), PATH)
+    OPENED.clear()
+    load_model(cfg, PATH)
+    assert reads(PATH) == 1
 
 
 def test_a_network_with_buffers_of_integers(cfg):

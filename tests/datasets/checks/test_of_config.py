@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
 
 from mmhcgnet.datasets.checks.explain import (
     check_sample,
@@ -133,7 +134,7 @@ def test_the_evaluators_file_is_checked_on_its_own(tmp_path):
     make_coco(tmp_path / "data" / "coco")
     cfg = coco_config()
     cfg.val_evaluator = [dict(type="Other"), dict(type="CocoMetric", ann_file="gone/val.json")]
-    with pytest.raises(MissingFileError, match=r"--cfg-options val_evaluator\.1\.ann_file=PATH"):
+    with pytest.raises(MissingFileError, match=r"set val_evaluator\.1\.ann_file=PATH"):
         check_data(cfg, "val")
     check_data(cfg, "train")
 
@@ -243,7 +244,7 @@ def test_classes_are_compared_with_the_heads(tmp_path):
     make_coco(tmp_path / "data")
     with pytest.raises(DataError) as info:
         check_data(cats(num_classes=80), "train")
-    (option,) = re.findall(r"--cfg-options (\S+)\.", str(info.value))
+    (option,) = re.findall(r"or set (\S+)\.", str(info.value))
     cfg = cats(num_classes=80)
     cfg.merge_from_dict({option.partition("=")[0]: int(option.partition("=")[2])})
     check_data(cfg, "train")
@@ -306,7 +307,7 @@ def test_class_folders_are_compared_with_the_head_and_with_training(tmp_path):
 def test_listed_labels_are_compared_with_the_head(tmp_path):
     class_folders(tmp_path / "data" / "train", "cat", "dog")
     (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 2\n")
-    with pytest.raises(DataError, match=r"list.txt has in line 2 the label 2"):
+    with pytest.raises(DataError, match=r"list.txt has the label 2 in line 2"):
         check_data(classifier(ann_file="list.txt"), "train")
     check_data(classifier(3, ann_file="list.txt"), "train")
 
@@ -363,7 +364,7 @@ def test_a_broken_image_is_named(tmp_path):
     dataset = build(tmp_path, LOAD)
     (tmp_path / "data" / "train2017" / "2.png").write_bytes(b"not a picture")
     assert re.match(
-        r"The image \S+/train2017/2\.png is no image that .*: put ", explain(dataset, 1)
+        r"The image \S+/train2017/2\.png cannot be read as an image .*: put ", explain(dataset, 1)
     )
 
 
@@ -391,7 +392,7 @@ def test_the_annotations_of_the_right_set_are_named(tmp_path):
 
 def test_a_failing_transform_is_named_with_the_image_and_the_place(tmp_path):
     sentence = explain(build(tmp_path, LOAD, Failing()), 0)
-    for part in ("train2017/1.png", "Failing raised IndexError: index 7", "test_data_checks.py, l"):
+    for part in ("train2017/1.png", "Failing raised IndexError: index 7", "test_of_config.py, l"):
         assert part in sentence
 
 
@@ -418,7 +419,7 @@ def test_an_image_of_another_size_is_refused_though_it_loads(tmp_path, wrap):
     check_sample(dataset, last, dataset[last])
     cv2.imwrite(str(tmp_path / "data/train2017/2.png"), np.zeros((10, 40, 3), np.uint8))
     sample = dataset[last]
-    with pytest.raises(DataError, match="2.png is 40 wide and 10 high where .* say 30 and 20: re"):
+    with pytest.raises(DataError, match="2.png is 40 wide and 10 high, but .* say 30 and 20: re"):
         check_sample(dataset, last, sample)
     # Taken instead of the one that was asked for, it is not judged by its annotations.
     check_sample(dataset, last - 1, sample)
@@ -452,10 +453,263 @@ def test_errors_of_building_a_data_set_name_its_file(tmp_path):
     write_coco(root, images=[])
     with pytest.raises(ValueError, match="need at least one array") as info:
         DATASETS.build(dict(coco(str(root)), _scope_="mmdet"))
-    assert "no image is left" in str(explain_building_error(info.value))
+    assert "it has no image left" in str(explain_building_error(info.value))
 
 
 def test_other_errors_are_not_explained():
     with pytest.raises(KeyError) as info:
         {}["colour"]
     assert explain_building_error(info.value) is None
+
+
+# What data sets take, and what they are compared with
+
+
+def semi_supervised(*transforms):
+    return [dict(type="LoadImageFromFile"), *(dict(type=name) for name in transforms)]
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        semi_supervised("LoadEmptyAnnotations"),
+        semi_supervised("LoadEmptyAnnotations", "Resize"),
+        [
+            dict(type="LoadImageFromFile"),
+            dict(type="MultiBranch", teacher=[dict(type="Resize")]),
+        ],
+    ],
+)
+def test_sets_without_labels_are_trained_on_where_no_labels_are_loaded(tmp_path, pipeline):
+    make_coco(tmp_path / "data")
+    write_coco(tmp_path / "data", annotations=[])
+    check_data(cats(pipeline=pipeline), "train")
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cats(pipeline=[dict(type="LoadAnnotations")]), "train")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(filter_cfg=dict(filter_empty_gt=True)),
+        dict(filter_cfg=dict(min_size=11)),
+        dict(indices=2),
+        dict(indices=[0, 1]),
+        dict(indices=[0, -2]),
+    ],
+)
+def test_images_that_a_data_set_does_not_take_need_not_exist(tmp_path, options):
+    told = write_coco(make_coco(tmp_path / "data"))
+    absent = dict(id=3, file_name="gone.png", height=10, width=30)
+    write_coco(tmp_path / "data", images=[*told["images"], absent])
+    check_data(cats(**options), "train")
+    for others in (dict(), dict(options, indices=-1, filter_cfg=None)):
+        with pytest.raises(DataError, match="gone.png does not exist"):
+            check_data(cats(**others), "train")
+
+
+def test_a_data_set_that_takes_no_image_is_refused(tmp_path):
+    make_coco(tmp_path / "data")
+    for options in (dict(filter_cfg=dict(min_size=99)), dict(indices=0)):
+        with pytest.raises(DataError, match="takes none of the images"):
+            check_data(cats(**options), "train")
+    check_data(cats(test_mode=True, filter_cfg=dict(min_size=99)), "train")
+
+
+def panoptic(**model):
+    things = ("cat", "dog")
+    metainfo = dict(classes=(*things, "sky"), thing_classes=things, stuff_classes=("sky",))
+    prefix = dict(img="train2017/", seg="segments/")
+    dataset = coco("data", metainfo=metainfo)
+    dataset.update(type="CocoPanopticDataset", data_prefix=prefix)
+    return Config(dict(default_scope="mmdet", model=model, train_dataloader=dict(dataset=dataset)))
+
+
+def make_panoptic(folder):
+    make_coco(folder)
+    (folder / "segments").mkdir()
+    names = ("cat", "dog", "sky")
+    segments = [dict(id=i, category_id=i, bbox=[2, 3, 9, 8], area=72, iscrowd=0) for i in (1, 2, 3)]
+    write_coco(
+        folder,
+        categories=[dict(id=i, name=n, isthing=int(i < 3)) for i, n in enumerate(names, 1)],
+        annotations=[
+            dict(image_id=i, file_name=f"{i}.png", segments_info=segments) for i in (1, 2)
+        ],
+    )
+    for i in (1, 2):
+        cv2.imwrite(str(folder / "segments" / f"{i}.png"), np.zeros((20, 30, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "good, bad, option",
+    [
+        (
+            dict(roi_head=dict(bbox_head=dict(num_classes=2))),
+            dict(roi_head=dict(bbox_head=dict(num_classes=3))),
+            "model.roi_head.bbox_head.num_classes=2",
+        ),
+        (
+            dict(semantic_head=dict(num_things_classes=2, num_stuff_classes=1)),
+            dict(semantic_head=dict(num_things_classes=2, num_stuff_classes=53)),
+            "model.semantic_head.num_stuff_classes=1",
+        ),
+        (
+            dict(panoptic_head=dict(num_things_classes=2, num_stuff_classes=1)),
+            dict(panoptic_head=dict(num_things_classes=80, num_stuff_classes=1)),
+            "model.panoptic_head.num_things_classes=2",
+        ),
+    ],
+)
+def test_panoptic_heads_know_things_and_stuff(tmp_path, good, bad, option):
+    make_panoptic(tmp_path / "data")
+    check_data(panoptic(**good), "train")
+    with pytest.raises(DataError, match=option):
+        check_data(panoptic(**bad), "train")
+    (tmp_path / "data/segments/2.png").unlink()
+    with pytest.raises(DataError, match="segments/2.png does not exist"):
+        check_data(panoptic(**good), "train")
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda model: model,
+        lambda model: dict(module=model),
+        lambda model: dict(detector=model),
+        lambda model: dict(teacher=dict(model=[model])),
+    ],
+)
+def test_heads_are_found_in_whatever_the_model_is_nested(tmp_path, nest):
+    make_coco(tmp_path / "data")
+    cfg = cats()
+    mask_head = dict(num_classes=80, class_agnostic=True)
+    cfg.model = nest(dict(roi_head=dict(bbox_head=dict(num_classes=1), mask_head=mask_head)))
+    check_data(cfg, "train")  # a mask head that is the same for all classes may say what it likes
+    cfg.model = nest(dict(roi_head=dict(bbox_head=[dict(num_classes=1), dict(num_classes=80)])))
+    with pytest.raises(DataError, match=r"roi_head.bbox_head.1.num_classes=1\b"):
+        check_data(cfg, "train")
+
+
+def tested(evaluator="data/annotations/instances_val2017.json", *sets, **options):
+    cfg = cats()
+    sets = sets or ("val",)
+    sets = [coco("data", split, metainfo=dict(classes=("cat",)), **options) for split in sets]
+    together = dict(type="ConcatDataset", datasets=sets)
+    cfg.test_dataloader = dict(dataset=sets[0] if len(sets) == 1 else together)
+    cfg.test_evaluator = dict(type="CocoMetric", ann_file=evaluator)
+    return cfg
+
+
+def test_the_evaluator_has_to_know_the_tested_images(tmp_path):
+    root = make_coco(tmp_path / "data")
+    told = write_coco(root, "val")
+    other = "data/annotations/instances_train2017.json"
+    check_data(tested(), "test")
+    check_data(tested(other), "test")  # the same objects in images of the same names and sizes
+
+    def write(part, **changes):
+        write_coco(root, **{part: [dict(entry, **changes) for entry in told[part]]})
+
+    for part, changes, message in (
+        ("images", dict(width=31), "under the image id 1 1.png of 31x20 pixels"),
+        ("annotations", dict(bbox=[1, 1, 5, 5]), "has none of the objects"),
+    ):
+        write(part, **changes)
+        with pytest.raises(DataError, match=f"{message}.*test_evaluator.ann_file"):
+            check_data(tested(other), "test")
+    write_coco(root, images=[dict(told["images"][0]), dict(told["images"][1], id=7)])
+    with pytest.raises(DataError, match="has no image 2"):
+        check_data(tested(other), "test")
+    check_data(tested(other, indices=1), "test")
+    # Folders may be part of the name in one file and of the config in the other.
+    write_coco(root, images=[dict(i, file_name=f"val2017/{i['id']}.png") for i in told["images"]])
+    check_data(tested(other), "test")
+
+
+def test_images_of_several_tested_sets_need_different_ids(tmp_path):
+    make_coco(tmp_path / "data")
+    with pytest.raises(DataError, match="The image id 1 is 1.png in .* and 1.png in"):
+        check_data(tested("data/annotations/instances_val2017.json", "train", "val"), "test")
+    cfg = tested("data/annotations/instances_val2017.json", "train", "val")
+    metric = dict(type="CocoMetric")
+    files = [f"data/annotations/instances_{split}2017.json" for split in ("train", "val")]
+    cfg.test_evaluator = dict(
+        type="MultiDatasetsEvaluator",
+        metrics=[dict(metric, ann_file=file) for file in files],
+        dataset_prefixes=["a", "b"],
+    )
+    check_data(cfg, "test")
+
+
+@pytest.mark.parametrize("order", [("b", "a", "c"), ("c", "b", "a"), ("b", "c", "a")])
+def test_files_that_order_their_categories_differently_are_refused(tmp_path, order):
+    root = make_coco(tmp_path / "data")
+    names = ("a", "b", "c")
+
+    def write(split, order):
+        categories = [dict(id=i, name=name) for i, name in enumerate(order, 7)]
+        write_coco(root, split, categories=categories)
+
+    def config(classes):
+        cfg = cats(num_classes=3)
+        cfg.train_dataloader.dataset.metainfo.classes = names
+        cfg.val_dataloader = dict(dataset=coco("data", "val", metainfo=dict(classes=classes)))
+        return cfg
+
+    write("train", names)
+    write("val", order)
+    for classes in (names, order):  # the second one was once advised
+        with pytest.raises(DataError, match=r"reorder the categories in this file as \('a', 'b"):
+            check_data(config(classes), "train", "val")
+    with pytest.raises(DataError, match="in another order"):
+        cfg = config(order)
+        cfg.test_dataloader = cfg.val_dataloader
+        check_data(cfg, "test")
+    # Where a checkpoint says what it was trained on, predictions are mapped by name.
+    check_data(cfg, "test", as_in_training=False)
+    write("val", names)
+    check_data(config(names), "train", "val")
+
+
+def test_lists_name_classes_in_the_order_of_the_training(tmp_path):
+    class_folders(tmp_path / "data" / "train", "cat", "dog")
+    class_folders(tmp_path / "data" / "val", "cat", "dog")
+    (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    for classes in (["dog", "cat"], ["rat", "cat"]):
+        cfg = classifier(ann_file="list.txt", classes=["cat", "dog"])
+        cfg.val_dataloader.dataset.update(ann_file="list.txt", classes=classes)
+        with pytest.raises(DataError, match="under the number [01], and training has it under"):
+            check_data(cfg, "train", "val")
+    cfg.val_dataloader.dataset.classes = ["cat", "dog"]
+    check_data(cfg, "train", "val")
+
+
+@pytest.mark.parametrize("extensions", [(".PNG",), (".png", ".JPG"), [".Png"]])
+def test_extensions_may_be_in_capitals(tmp_path, extensions):
+    class_folders(tmp_path / "data" / "train", "cat", "dog")
+    check_data(classifier(extensions=extensions), "train")
+
+
+@pytest.mark.parametrize("classes", ["cat", 3, dict(cat=1)])
+def test_classes_that_are_no_list_are_told(tmp_path, classes):
+    make_coco(tmp_path / "data")
+    cfg = cats()
+    cfg.train_dataloader.dataset.metainfo.classes = classes
+    with pytest.raises(DataError, match="not a list"):
+        check_data(cfg, "train")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_an_image_that_was_loaded_is_not_blamed(tmp_path, suffix, monkeypatch):
+    dataset = build(tmp_path, LOAD, Failing())
+    path = tmp_path / "data/train2017/2.png"
+    Image.effect_noise((30, 20), 60).save(tmp_path / f"other.{suffix}")
+    path.write_bytes((tmp_path / f"other.{suffix}").read_bytes())
+    with monkeypatch.context() as patch:
+        # Whatever else a check may have against it.
+        patch.setattr("mmhcgnet.datasets.checks.explain.inspect_image", None)
+        assert "2.png, annotated in" in explain(dataset, 1)
+        assert "Failing raised IndexError" in explain(dataset, 1)
+    path.write_bytes(b"not a picture")
+    assert "cannot be read as an image" in explain(dataset, 1)

@@ -7,12 +7,20 @@ import zlib
 
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from mmhcgnet.datasets.checks.coco import inspect_coco, read_coco
+from mmhcgnet.datasets.checks.coco import as_instances, inspect_coco, read_coco
 from mmhcgnet.datasets.checks.findings import EXAMPLES, Finding, merge
 from mmhcgnet.datasets.checks.folders import inspect_folders, list_images, read_list
-from mmhcgnet.datasets.checks.images import inspect_image, inspect_images, inspect_listing
+from mmhcgnet.datasets.checks.images import (
+    PipelineLoader,
+    inspect_image,
+    inspect_images,
+    inspect_listing,
+    loads_by_default,
+)
 
 
 def noise(path, mode="RGB", kind="PNG", size=(30, 20), **kwargs):
@@ -69,8 +77,8 @@ def test_what_is_no_file_is_found_and_not_waited_for(tmp_path):
         name: inspect_image(str(tmp_path / name))[0].examples[0]
         for name in ("pipe", "link", "absent", ".")
     }
-    ends = dict(pipe="is a pipe or device and no image", link="is a link to what does not exist")
-    ends |= {"absent": "does not exist", ".": "is a folder and no image"}
+    ends = dict(pipe="is a pipe or device, not an image", link="is a link to what does not exist")
+    ends |= {"absent": "does not exist", ".": "is a folder, not an image"}
     for name, end in ends.items():
         assert found[name].startswith(str(tmp_path)) and found[name].endswith(end)
     assert kinds(inspect_image("a\0b.png")) == {"unreadable image": 1}
@@ -94,7 +102,7 @@ def test_the_size_is_the_one_after_the_rotation_of_the_camera(tmp_path):
     path = noise(tmp_path / "a.jpg", kind="JPEG", exif=exif)
     assert inspect_image(path, (30, 20)) == []
     (found,) = inspect_image(path, (20, 30))
-    assert "is 20 wide and 30 high where its annotations say 30 and 20" in found.sentence
+    assert "is 20 wide and 30 high, but its annotations say 30 and 20" in found.sentence
 
 
 def test_many_images_keep_their_order_whatever_the_workers(tmp_path):
@@ -114,9 +122,9 @@ def test_a_listing_finds_what_is_not_there_and_opens_nothing(tmp_path):
 
 
 def test_findings_of_a_kind_are_counted_and_some_shown():
-    found = merge(Finding("empty", [f"{i}.png is empty"], "mend it") for i in range(9))
+    found = merge(Finding("empty", [f"{i}.png is empty"], "fix it") for i in range(9))
     assert (found[0].count, len(found[0].examples)) == (9, EXAMPLES) and len(found) == 1
-    assert found[0].sentence == "0.png is empty (and 8 more like it): mend it."
+    assert found[0].sentence == "0.png is empty (and 8 more like it): fix it."
 
 
 # COCO
@@ -181,14 +189,14 @@ def test_polygons_are_left_out_of_what_is_read_and_nothing_else(tmp_path, separa
     "text, part",
     [
         (b"", "is empty"),
-        (b"cat 1 2", "is no JSON"),
-        (b'{"images": [', "is no JSON"),
-        (b"\xff\x00\xfe", "is no JSON"),
-        (b"[" * 100000, "is no JSON"),
+        (b"cat 1 2", "is not JSON"),
+        (b'{"images": [', "is not JSON"),
+        (b"\xff\x00\xfe", "is not JSON"),
+        (b"[" * 100000, "is not JSON"),
         (b"[1]", "is a JSON list"),
         (b"{}", "has no 'images'"),
         (b'{"images": [{"id": 1}]}', "has no 'categories'"),
-        (b'{"images": {}, "categories": []}', "'images' that are no list"),
+        (b'{"images": {}, "categories": []}', "'images' that is not a list"),
         (b'{"images": [], "categories": []}', "names no image"),
     ],
 )
@@ -375,7 +383,7 @@ def test_lists_of_images(tmp_path, text, harmless, expected):
 
 def test_a_list_that_is_no_text(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
-    assert "no UTF-8 text" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
+    assert "not UTF-8" in read_list(str(tmp_path / "list.txt"))[1][0].sentence
 
 
 # Small files that take much
@@ -426,3 +434,235 @@ def test_many_categories_are_compared_at_once():
     inspect(told, classes=names[::-1])
     inspect(told, classes=[f"other {i}" for i in range(3)])
     assert time.process_time() - start < 10
+
+
+# Kinds of ids, flags, orders and encodings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbf" + b'{"images": []}',
+        '{"images": []}'.encode("utf-16"),
+        '{"images": []}'.encode("utf-16-be"),
+        '{"images": []}'.encode("utf-32"),
+        b"\xfe\xff" + '{"images": []}'.encode("utf-16-be"),
+    ],
+)
+def test_json_is_read_in_plain_utf8_alone_as_pycocotools_does(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text)
+    found, (finding,) = read_coco(str(tmp_path / "a.json"))
+    assert found == {} and not finding.harmless
+    assert "is not JSON in plain UTF-8" in finding.sentence and "save it" in finding.sentence
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_list_with_a_byte_order_mark_is_told(tmp_path, labelled):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png 0\nb.png 1\n")
+    names, (finding,) = read_list(str(tmp_path / "list.txt"), labelled)
+    assert names == [] and "byte order mark" in finding.sentence and not finding.harmless
+
+
+@pytest.mark.parametrize("value", ["0", "1", "false", "", [0]])
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_flags_that_are_no_numbers_are_refused(key, value):
+    assert kinds(inspect(put("annotations", **{key: value})), harmless=False) == {
+        "flag that is no number": 1
+    }
+
+
+@pytest.mark.parametrize("value", [0, False, 0.0])
+def test_flags_of_any_type_of_number_pass(value):
+    assert inspect(put("annotations", iscrowd=value, ignore=value)) == []
+
+
+def test_a_flag_that_is_null_stops_an_evaluation_alone():
+    told = put("annotations", iscrowd=None)
+    assert kinds(inspect(told), harmless=False) == {"flag that is no number": 1}
+    assert inspect_coco(told, "a.json", masks=True) == []
+
+
+def nested(levels):
+    value = {}
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+def test_what_is_nested_too_deep_to_be_copied_is_found_before_the_evaluation():
+    assert inspect(content(info=nested(40))) == []
+    assert kinds(inspect(content(info=nested(450)))) == {"nesting": 1}
+    deep = content()
+    deep["categories"][0]["extra"] = nested(450)
+    assert kinds(inspect(deep)) == {"nesting": 1}
+    assert inspect_coco(deep, "a.json", masks=True) == []  # training copies nothing
+
+
+@pytest.mark.parametrize("key, kind", [("iscrowd", "crowd"), ("ignore", "ignored object")])
+@pytest.mark.parametrize("value", [1, True, 2.0])
+def test_objects_that_are_not_trained_on_are_counted_and_may_not_be_all(key, kind, value):
+    found = inspect_coco(put("annotations", **{key: value}), "a.json")
+    assert kinds(found) == {kind: 1} and found[0].harmless
+    told = content()
+    for entry in told["annotations"]:
+        entry[key] = value
+    found = inspect_coco(told, "a.json")
+    assert kinds(found, harmless=False) == {"no usable annotation": 1}
+    assert f"({key}), on which nothing is trained" in found[-1].sentence + found[1].sentence
+    # An evaluation counts what is to be ignored, but no crowds.
+    refused = kinds(inspect(told, trained=False), harmless=False)
+    assert bool(refused) is (key == "iscrowd")
+
+
+@pytest.mark.parametrize("id_", [None, True, [1], {}])
+@pytest.mark.parametrize("part", ["images", "categories", "annotations"])
+def test_ids_are_numbers_or_strings(part, id_):
+    assert any("id that is no number" in kind for kind in kinds(inspect(put(part, id=id_)), False))
+
+
+@pytest.mark.parametrize(
+    "part, key, name", [("images", "image_id", "image"), ("categories", "category_id", "category")]
+)
+def test_ids_of_another_type_are_told_as_such(part, key, name):
+    told = content()
+    for entry in told["annotations"]:
+        entry[key] = str(entry[key])
+    found = inspect(told)
+    assert kinds(found, harmless=False) == {f"{name} id of another type": 4}
+    assert f"{key} is '" in found[0].sentence and "not of this type" in found[0].sentence
+    told = content()
+    for entry in told[part]:
+        entry["id"] = str(entry["id"])
+    assert kinds(inspect(told), harmless=False) == {f"{name} id of another type": 4}
+    # Strings throughout are fine.
+    for entry in told["annotations"]:
+        entry[key] = str(entry[key])
+    assert inspect(told) == []
+
+
+def test_annotation_ids_below_1_are_told_where_they_are_evaluated():
+    for id_ in (0, -3, "a"):
+        told = put("annotations", id=id_)
+        assert kinds(inspect(told), harmless=True) == {"annotation id below 1": 1}
+        assert inspect_coco(told, "a.json", masks=True) == []
+
+
+def test_image_ids_of_two_types_stop_an_evaluation():
+    told = put("images", id="two")
+    for entry in told["annotations"]:
+        entry["image_id"] = "two" if entry["image_id"] == 2 else 1
+    assert kinds(inspect(told), harmless=False) == {"image ids of two types": 1}
+    assert inspect_coco(told, "a.json", masks=True) == []
+
+
+@pytest.mark.parametrize(
+    "names, classes",
+    [
+        (("cat", "dog", "eel"), ("eel", "cat")),
+        (("cat", "dog", "eel"), ("dog", "cat", "eel")),
+        (("eel", "dog", "cat"), ("cat", "dog")),
+    ],
+)
+def test_a_subset_of_the_categories_has_their_order_too(names, classes):
+    told = content(categories=[dict(id=5 + i, name=name) for i, name in enumerate(names)])
+    found = inspect(told, classes)
+    assert list(kinds(found, harmless=False)) == ["classes in another order"]
+    order = tuple(name for name in names if name in classes)
+    assert f"set metainfo.classes to {order} in all data sets" in found[0].sentence
+    assert kinds(inspect(told, order), harmless=False) == {}
+
+
+@pytest.mark.parametrize("trained", [("dog", "cat"), ("eel", "cat", "dog"), ("cat", "eel", "dog")])
+def test_the_order_of_the_training_counts_and_not_that_of_the_config(trained):
+    found = inspect(content(), trained_classes=trained, trained_file="train.json")
+    assert "classes in another order than in training" in kinds(found, harmless=False)
+    assert f"reorder the categories in this file as {trained}" in found[0].sentence
+    assert "in train.json" in found[0].sentence
+    for good in (("cat", "dog"), ("cat", "dog", "eel"), ("rat", "hen")):
+        assert inspect(content(), trained_classes=good, trained_file="train.json") == []
+
+
+@pytest.mark.parametrize("classes", [(5, 6), ("cat", None), ("cat", 1.5)])
+def test_class_names_that_are_no_strings_are_told(classes):
+    found = inspect(content(), classes)
+    assert "unknown class" in kinds(found, harmless=False)
+    assert "is not even a string" in found[0].sentence
+    # As quoted digits, of which numbers were made.
+    told = content(categories=[dict(id=5, name="0"), dict(id=6, name="1")])
+    assert "did you mean '0'?" in inspect(told, (0, 1))[0].sentence
+
+
+def test_a_file_under_two_image_ids_is_told():
+    told = put("images", file_name="1.png")
+    (found,) = inspect(told)
+    assert found.harmless and "the file 1.png under the image ids 1, 2" in found.sentence
+
+
+@pytest.mark.parametrize("areas", [(0, 0, 0, 0), (-1, 0, 0, -1), (0.0, 0.0, 0.0, 0.0)])
+def test_areas_of_0_do_no_harm_to_an_evaluation_and_leave_nothing_to_train_on(areas):
+    told = content()
+    for entry, area in zip(told["annotations"], areas, strict=True):
+        entry["area"] = area
+    assert inspect(told, trained=False) == []
+    assert kinds(inspect(told), harmless=False) == {"no usable annotation": 1}
+
+
+def test_segments_of_panoptic_files_are_inspected_as_objects():
+    segments = [
+        dict(id=9, category_id=5 + i, bbox=[2, 2, 8, 8], area=60, iscrowd=0) for i in (0, 1)
+    ]
+    panoptic = content(
+        annotations=[dict(image_id=i, file_name=f"{i}.png", segments_info=segments) for i in (1, 2)]
+    )
+    assert inspect_coco(as_instances(panoptic), "a.json", unique=False) == []
+    segments[0] = dict(segments[0], category_id=77)
+    found = inspect_coco(as_instances(panoptic), "a.json", unique=False)
+    assert kinds(found, harmless=False) == {"unknown category": 2}
+
+
+# The pipeline's own loading
+
+
+class Load:
+    """Reads arrays and refuses others."""
+
+    def __call__(self, results):
+        with open(results["img_path"], "rb") as file:
+            return dict(results, img=np.load(file))
+
+
+def test_images_are_read_as_the_pipeline_reads_them(tmp_path):
+    array = np.zeros((20, 30, 7), np.float32)
+    np.save(tmp_path / "a.npy", array)
+    (tmp_path / "b.npy").write_bytes(b"text")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    noise(tmp_path / "c.jpg", kind="JPEG", exif=exif)
+    loader = PipelineLoader([{}], lambda cfg: Load())
+    assert inspect_image(str(tmp_path / "a.npy"), (20, 30), loader) == []
+    assert kinds(inspect_image(str(tmp_path / "a.npy"), (30, 20), loader)) == {
+        "image of another size": 1
+    }
+    (found,) = inspect_image(str(tmp_path / "b.npy"), None, loader)
+    assert "cannot be read as an image (ValueError" in found.sentence
+
+    stock = dict(type="LoadImageFromFile", color_type="color_ignore_orientation")
+    assert not loads_by_default(stock) and loads_by_default(dict(type=LoadImageFromFile))
+    loader = PipelineLoader([stock], TRANSFORMS.build)
+    assert inspect_image(str(tmp_path / "c.jpg"), (20, 30), loader) == []
+    assert kinds(inspect_image(str(tmp_path / "c.jpg"), (20, 30))) == {"image of another size": 1}
+    content = (tmp_path / "c.jpg").read_bytes()
+    (tmp_path / "c.jpg").write_bytes(content[: len(content) // 8])
+    assert kinds(inspect_image(str(tmp_path / "c.jpg"), None, loader), harmless=False)
+
+
+def test_images_that_only_a_data_set_can_load_are_not_judged(tmp_path):
+    class Crop:
+        def __call__(self, results):
+            return dict(results, img=results["crop"])
+
+    path = noise(tmp_path / "a.png")
+    for made in (Crop(), lambda results: results):
+        assert inspect_image(path, (9, 9), PipelineLoader([{}], lambda cfg, t=made: t)) == []
+    (passed,) = inspect_image(path, None, PipelineLoader([{}], lambda cfg: lambda results: None))
+    assert passed.harmless

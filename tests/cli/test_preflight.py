@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from mmhcgnet.checkpoints import Checkpoint
-from mmhcgnet.engine import checks
-from mmhcgnet.engine.checks import check_ops, check_pretrained_files
+from mmhcgnet.cli.preflight import check_ops, check_pretrained_files
+from mmhcgnet.engine import configs
 from mmhcgnet.engine.configs import check_sections, load_config
 from mmhcgnet.errors import MissingFileError, UsageError
 
@@ -74,12 +74,12 @@ def test_cfg_options_are_merged_and_must_be_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["a.d=1", "e=[1,2"], r"brackets in --cfg-options e=\[1,2 do not match"),
-        (["e=(1,[2)"], r"brackets in --cfg-options e=\(1,\[2\) do not match"),
-        (["a.b.1.c=2"], r"--cfg-options a\.b\.1\.c=2 does not fit .*Index 1 exceeds"),
-        (["a.b.c=2"], r"--cfg-options a\.b\.c=2 does not fit .*TypeError"),
-        (["a.d.c=2"], r"--cfg-options a\.d\.c=2 does not fit .*TypeError"),
-        (["a=1", "a.b=2"], r"--cfg-options a=1 a\.b=2 does not fit .*TypeError"),
+        (["a.d=1", "e=[1,2"], r"brackets or quotes in the option e=\[1,2 do not match"),
+        (["e=(1,[2)"], r"brackets or quotes in the option e=\(1,\[2\) do not match"),
+        (["a.b.1.c=2"], r"options a\.b\.1\.c=2 do not fit .*Index 1 exceeds"),
+        (["a.b.c=2"], r"options a\.b\.c=2 do not fit .*TypeError"),
+        (["a.d.c=2"], r"options a\.d\.c=2 do not fit .*TypeError"),
+        (["a=1", "a.b=2"], r"options a=1 a\.b=2 do not fit .*TypeError"),
     ],
 )
 def test_cfg_options_that_do_not_fit_are_told(tmp_path, options, sentence):
@@ -137,7 +137,7 @@ def test_pretrained_weights_behind_a_url_are_left_to_the_loader():
 )
 def test_a_gpu_that_the_ops_cannot_use(monkeypatch, device, ops, scope, refused):
     mmcv_ops = pytest.importorskip("mmcv.ops")
-    monkeypatch.setattr(checks, "get_device", lambda: device)
+    monkeypatch.setattr(configs, "get_device", lambda: device)
     monkeypatch.setattr(mmcv_ops, "get_compiling_cuda_version", lambda: ops)
     cfg = Config(dict(default_scope=scope))
     if refused:

@@ -1,4 +1,5 @@
 import math
+import uuid
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -82,13 +83,23 @@ def test_channels_last_leaves_the_weights_of_a_wrapped_model_as_they_are():
     assert all(x.is_contiguous() for x in maps)
 
 
-def test_channels_last_finds_the_backbone_behind_test_time_augmentation(runner):
-    augmented = nn.Module()
-    augmented.module = runner.model
-    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_test(
-        SimpleNamespace(model=augmented)
-    )
-    assert runner.model.backbone._forward_hooks
+@pytest.mark.parametrize("names", [("module",), ("student", "teacher"), ("a", "b", "c")])
+def test_channels_last_finds_the_backbones_of_whatever_wraps_models(names):
+    # As test-time augmentation does, and semi-supervised training.
+    wrapper = nn.ModuleDict({name: Model() for name in names})
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_test(SimpleNamespace(model=wrapper))
+    for model in wrapper.values():
+        assert len(model.backbone._forward_hooks) == 1
+        weight = model.backbone.stages[0][0].squeeze1.conv.weight
+        assert not weight.is_contiguous() or weight[0, 0].numel() == 1
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Sequential(nn.ReLU())])
+def test_channels_last_says_that_a_model_has_no_backbone(model):
+    told = []
+    runner = SimpleNamespace(model=model, logger=SimpleNamespace(warning=told.append))
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_test(runner)
+    assert "has no backbone" in told[0]
 
 
 def test_roi_align_gets_maps_that_it_reads_rightly(runner):
@@ -255,7 +266,7 @@ def test_a_network_that_cannot_be_deployed_is_told():
 
 def test_averaged_weights_are_not_exchanged_with_deployed_ones():
     model = Model()
-    with pytest.raises(UsageError, match="EMAHook .*: drop it from custom_hooks"):
+    with pytest.raises(UsageError, match="EMAHook .*: remove it from custom_hooks"):
         before_test(model, [EMAHook()])
     assert not model.backbone.deployed
 
@@ -327,6 +338,8 @@ def train(work_dir, schedule, loop=EPOCHS, stop_at=None, resume=None):
         custom_hooks=[dict(type="mmhcgnet.DropBlockHook"), recorder],
         resume=resume is not None,
         load_from=resume,
+        # Two runs of one second would share a name and so what they write to.
+        experiment_name=uuid.uuid4().hex,
         log_level="ERROR",
     )
     with pytest.raises(Stop) if stop_at else nullcontext():

@@ -16,6 +16,7 @@ from mmpretrain.engine import EMAHook as MMPretrainEMAHook
 from torch import nn
 
 from mmhcgnet.engine.hooks.strict_load_hook import StrictLoadHook
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
 
@@ -175,7 +176,7 @@ def test_what_does_not_fit_is_refused(tmp_path, trained, fault, purpose):
         runner.test() if purpose == "test" else runner.train()
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert runner.iter == 0 and not runner._has_loaded
-    # A test knows no parts that start anew.
+    # A test knows no parts that start from scratch.
     assert purpose == "load_from" or "replaced=" not in str(error.value)
 
 
@@ -257,7 +258,7 @@ def test_other_classes_are_refused_with_the_option_that_allows_them(tmp_path, tr
     with pytest.raises(
         UsageError,
         match=r"2 of another shape \(roi_head\.fc_cls\.weight \(3, 4\) instead of \(5, 4\), .*\); "
-        r".* start anew with default_hooks\.strict_load\.replaced=\[roi_head\.fc_cls\]\.$",
+        r".* start from scratch with default_hooks\.strict_load\.replaced=\[roi_head\.fc_cls\]\.$",
     ):
         make_runner(tmp_path, Net(classes=5), trained).train()
 
@@ -286,7 +287,7 @@ EMA_HOOKS = dict(none=[], mmengine=[dict(type=EMAHook)], mmpretrain=[dict(type=M
 
 @pytest.mark.parametrize("ema", EMA_HOOKS)
 @pytest.mark.parametrize("classes", [3, 5], ids=["same-classes", "other-classes"])
-def test_replaced_parts_start_anew_and_the_rest_is_loaded(tmp_path, trained, classes, ema):
+def test_replaced_parts_start_from_scratch_and_the_rest_is_loaded(tmp_path, trained, classes, ema):
     """The learning rate is zero: the weights after the training are those that it began with."""
     model = Net(classes)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -297,10 +298,10 @@ def test_replaced_parts_start_anew_and_the_rest_is_loaded(tmp_path, trained, cla
         assert torch.equal(tensor, initial[name] if name in HEADS else saved[name]), name
 
 
-def test_what_starts_anew_is_logged(tmp_path, trained):
+def test_what_starts_from_scratch_is_logged(tmp_path, trained):
     make_runner(tmp_path, Net(5), trained, replaced="roi_head.fc_cls", log_level="INFO").train()
     logs = "".join(path.read_text() for path in (tmp_path / "run").rglob("*.log"))
-    assert f"Starting anew: 2 tensors ({', '.join(HEADS)})" in logs
+    assert f"Starting from scratch: 2 tensors ({', '.join(HEADS)})" in logs
 
 
 def test_a_part_that_only_the_checkpoint_has_is_left_out(tmp_path, trained):
@@ -353,11 +354,11 @@ STATES = {
     ),
     "no groups": (
         lambda c: dict(c, optimizer=[]),
-        "has no groups of parameters or no",
+        "it lacks the groups of parameters or",
     ),
     "the averaged weights of another model": (
         setting("module.backbone.0.weight", torch.ones(7, 2), "ema_state_dict"),
-        r"of another model than its state_dict: 1 without counterpart \(module\.backbone\.0\.w",
+        r"of a different model than its state_dict: 1 without counterpart \(module\.backbone\.0\.w",
     ),
 }
 
@@ -369,6 +370,67 @@ def test_no_training_goes_on_from_half_a_state(tmp_path, trained, state):
     with pytest.raises(UsageError, match=sentence) as error:
         make_runner(tmp_path, Net(), path, [dict(type=EMAHook)], resume=True).train()
     assert "\n" not in str(error.value)
+
+
+def meta(**values):
+    return lambda c: c["meta"].update(values)
+
+
+def hub(**values):
+    return lambda c: c["message_hub"].update(values)
+
+
+def info(**values):
+    return lambda c: c["message_hub"]["runtime_info"].update(values)
+
+
+def group(**values):
+    return lambda c: c["optimizer"]["param_groups"][0].update(values)
+
+
+WRONG = {
+    **{f"iter {value}": meta(iter=value) for value in (-5, "5", 10**30, None)},
+    **{f"epoch {value}": meta(epoch=value) for value in (-5, 10**30, 1.5)},
+    **{f"seed {value}": meta(seed=value) for value in ("x", -1, 2**70)},
+    "dataset_meta": meta(dataset_meta=[1]),
+    "no meta": lambda c: dict(c, meta=[1]),
+    "a list of histories": hub(log_scalars=[1]),
+    "a list of infos": hub(runtime_info=[1]),
+    "a list of keys": hub(resumed_keys=[1]),
+    "histories of texts": hub(log_scalars=dict(loss="1")),
+    "optimizer of a text": lambda c: dict(c, optimizer="text"),
+    "state of a list": lambda c: c["optimizer"].update(state=[1]),
+    "state of texts": lambda c: c["optimizer"].update(state={0: "text"}),
+    "moment of a text": lambda c: c["optimizer"]["state"][0].update(momentum_buffer="text"),
+    "rate of a text": group(lr="text"),
+    "rate of nan": group(lr=float("nan")),
+    "schedulers of a text": lambda c: dict(c, param_schedulers="text"),
+    "schedulers of numbers": lambda c: dict(c, param_schedulers=[3]),
+    "averaged weights of a list": lambda c: dict(c, ema_state_dict=[1]),
+    "averaged weights of numbers": lambda c: dict(c, ema_state_dict={3: 1}),
+    "averaged weights of texts": lambda c: dict(c, ema_state_dict={"module.mask": "text"}),
+    "weights twice": setting("module.mask", torch.zeros(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", WRONG)
+def test_whatever_is_wrong_in_a_state_is_one_sentence(tmp_path, trained, state):
+    path = change(trained, WRONG[state])
+    with pytest.raises(UsageError) as error:
+        make_runner(tmp_path, Net(), path, [dict(type=EMAHook)], resume=True).train()
+    assert str(path) in str(error.value) and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "values", [dict(epoch_begin="text"), dict(epoch_begin=dict(epoch="a")), dict(last_ckpt=3)]
+)
+def test_odd_values_of_our_own_do_no_harm(tmp_path, trained, values):
+    """Where an epoch began, as our loop notes it."""
+    path = change(trained, info(**values))
+    loop = dict(type=ResumableEpochLoop, max_epochs=2)
+    runner = make_runner(tmp_path, Net(), path, resume=True, train_cfg=loop)
+    runner.train()
+    assert runner.iter == 4
 
 
 def test_another_optimizer_does_not_go_on_from_this_ones_state(tmp_path, trained):

@@ -7,10 +7,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import EMAHook, Hook
@@ -282,6 +286,28 @@ def test_a_checkpoint_cannot_have_other_things_deleted(tmp_path):
     assert files(work, "epoch_?.pth") == ["epoch_4.pth", "epoch_7.pth", "epoch_x.pth"]
 
 
+def test_what_nobody_could_read_back_ends_the_run_at_its_first_save(tmp_path):
+    def spoil(runner):
+        runner.message_hub.update_info("begun", datetime(2026, 1, 1))
+
+    with pytest.raises(UsageError, match=r"cannot be read back, .*it asks for datetime\.datetime"):
+        run(tmp_path, At("before_train_epoch", spoil))
+    assert files(tmp_path) == ["epoch_1.pth"]
+
+
+def test_harmless_values_of_a_hook_are_saved_and_taken_over(tmp_path):
+    """MMEngine keeps a dict in metainfo as a ConfigDict, and NumPy's are what metrics give."""
+    values = [ConfigDict(one="red"), defaultdict(list, a=[1]), np.str_("text"), np.float32(2)]
+
+    def note(runner):
+        runner.message_hub.update_info("noted", values)
+
+    run(tmp_path, At("before_train_epoch", note), loop=dict(type=ResumableEpochLoop, max_epochs=1))
+    resumed = run(tmp_path, resume=newest(tmp_path))
+    assert resumed.message_hub.get_info("noted") == [dict(one="red"), dict(a=[1]), "text", 2.0]
+    assert resumed.epoch == 4
+
+
 @pytest.mark.parametrize("value", [None, 3, "epoch_1.pth", dict(a=1), ["a", 3]])
 def test_odd_values_in_the_hub_name_no_files(tmp_path, value):
     run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1), max_keep_ckpts=1)
@@ -352,11 +378,25 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, value, ema):
             (hooks[0].ema_model.module if ema else runner.model).fc.bias.fill_(value)
 
     at = At("before_save_checkpoint", spoil, priority="HIGHEST", epoch=2)
-    match = r"iteration 12: 1 of the weights not finite \((module\.)?fc\.bias\).*epoch_2\.pth being"
+    match = r"iteration 12: 1 of the weights not finite \((module\.)?fc\.bias\).*newest: .*_2\.pth"
     with pytest.raises(UsageError, match=match):
         run(tmp_path, *hooks, at, max_keep_ckpts=1)
     assert files(tmp_path) == ["epoch_2.pth"]
     assert newest(tmp_path) == f"{tmp_path}/epoch_2.pth"
+
+
+@pytest.mark.parametrize("value", [float("-inf"), float("inf")])
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_buffer_that_is_infinite_by_design_is_saved(tmp_path, value, ema):
+    # As masks of attention are.
+    mask = At(
+        "before_run", lambda runner: runner.model.register_buffer("mask", torch.full((3,), value))
+    )
+    run(tmp_path, mask, *([EMAHook()] if ema else []), max_keep_ckpts=1)
+    assert (
+        torch.load(newest(tmp_path), weights_only=False)["state_dict"]["mask"].tolist()
+        == [value] * 3
+    )
 
 
 @pytest.mark.parametrize("best", [False, True])
@@ -372,7 +412,7 @@ def test_a_full_disk_loses_nothing_and_is_explained(tmp_path, monkeypatch, best)
     monkeypatch.setattr(os, "fsync", full)
     what = "The best checkpoint" if best else r"The checkpoint .*/epoch_3\.pth"
     newest_name = "epoch_3" if best else "epoch_2"
-    match = rf"{what} could not be written \(No space left.*/{newest_name}\.pth being the newest"
+    match = rf"{what} could not be written \(No space left.*newest: .*/{newest_name}\.pth\)"
     with pytest.raises(UsageError, match=match):
         run(tmp_path, scores=[0, 1, 2], save_best="accuracy", max_keep_ckpts=1)
     assert files(tmp_path) == ["best_accuracy_epoch_2.pth", f"{newest_name}.pth"]
@@ -383,7 +423,7 @@ def test_a_full_disk_loses_nothing_and_is_explained(tmp_path, monkeypatch, best)
 
 def test_a_disk_that_was_full_from_the_start_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(UsageError, match=r"epoch_1\.pth could not .*nothing was saved before"):
+    with pytest.raises(UsageError, match=r"epoch_1\.pth could not .*nothing was saved earlier"):
         run(tmp_path)
 
 

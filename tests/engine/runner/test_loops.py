@@ -11,6 +11,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmhcgnet import HCGNet
 from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
 from mmhcgnet.errors import UsageError
@@ -170,7 +171,7 @@ def base_loader():
     )
 
 
-def test_with_another_batch_size_the_epoch_begins_anew(tmp_path, warnings):
+def test_with_another_batch_size_the_epoch_starts_over(tmp_path, warnings):
     _, resumed = stop_and_resume(
         tmp_path,
         EPOCHS,
@@ -178,7 +179,7 @@ def test_with_another_batch_size_the_epoch_begins_anew(tmp_path, warnings):
         second=dict(loader=dict(base_loader(), batch_size=5, sampler=build_sampler(EPOCHS))),
     )
     (warning,) = warnings
-    assert "had trained 2 of 4 batches of epoch 2; now it has 2, and it begins anew" in warning
+    assert "had trained 2 of 4 batches of epoch 2; now it has 2, and it starts over" in warning
     assert [idx for idx, _ in resumed.note.order] == [0, 1, 0, 1]
 
 
@@ -265,3 +266,63 @@ def test_data_without_a_batch_do_not_hang(tmp_path):
     loader["sampler"] = dict(type="DefaultSampler")
     with pytest.raises(UsageError, match="train_dataloader has no batch"):
         build(tmp_path, ITERATIONS, loader=loader).train()
+
+
+class Gated(BaseModel):
+    """A model with gates, whose batch norm needs two vectors."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.inner = nn.ModuleList([HCGNet(dict(depths=(1,), growth_rates=(8,)), **kwargs)])
+
+    def forward(self, inputs, mode):
+        return dict(loss=sum(p.sum() for p in self.parameters()) * 0)
+
+
+def start(tmp_path, images, batch_size, drop_last=False, model=None, loop=EPOCHS, sampler=None):
+    dataset = Numbers(images)
+    kind = sampler or "DefaultSampler"
+    loader = dict(dataset=dataset, batch_size=batch_size, num_workers=0, drop_last=drop_last)
+    loader["sampler"] = dict(type=kind, shuffle=True)
+    runner = Runner(
+        model or Gated(),
+        str(tmp_path),
+        train_dataloader=loader,
+        train_cfg=dict(loop, type=OURS[loop["type"]]),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        default_scope="mmengine",
+        experiment_name=f"batches{next(_number)}",
+    )
+    return runner.build_train_loop(runner._train_loop)
+
+
+@pytest.mark.parametrize("loop", [EPOCHS, ITERATIONS], ids=["epochs", "iterations"])
+@pytest.mark.parametrize("images, size, drop_last", [(9, 4, False), (3, 1, True), (1, 4, False)])
+def test_a_batch_of_one_image_is_told_at_the_start(tmp_path, loop, images, size, drop_last):
+    with pytest.raises(UsageError, match="cannot train on a batch of one image, as "):
+        start(tmp_path, images, size, drop_last, loop=loop)
+
+
+@pytest.mark.parametrize(
+    "images, size, drop_last, model",
+    [
+        (9, 4, True, Gated),
+        (8, 4, False, Gated),
+        (10, 4, False, Gated),
+        (9, 4, False, lambda: Gated(norm_eval=True)),
+        (9, 4, False, lambda: Gated(norm_cfg=dict(type="GN", num_groups=1))),
+        (9, 4, False, Model),
+        (3, 1, False, Model),
+    ],
+)
+def test_other_batches_pass(tmp_path, images, size, drop_last, model):
+    start(tmp_path, images, size, drop_last, model())
+
+
+@pytest.mark.parametrize("loop", [EPOCHS, ITERATIONS], ids=["epochs", "iterations"])
+@pytest.mark.parametrize("images, size", [(3, 4), (1, 2), (9, 10)])
+def test_fewer_images_than_a_batch_are_told_at_the_start(tmp_path, loop, images, size):
+    with pytest.raises(UsageError, match=f"has {images} images .* batch_size={size}: "):
+        start(tmp_path, images, size, True, loop=loop)
+    # A sampler that never ends fills its batches.
+    start(tmp_path, images, size, True, loop=loop, sampler="InfiniteSampler")
