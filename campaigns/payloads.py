@@ -40,6 +40,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from helpers.configs import classifier, hcgnet
 from helpers.scripts import Result
 from helpers.warm import Warm
 from mmengine.config import Config
@@ -52,17 +53,7 @@ from mmhcgnet.errors import UsageError
 ROOT = Path(__file__).parents[1]
 CONVERTERS = ROOT / "tools/model_converters"
 
-CONFIG = """
-default_scope = "mmpretrain"
-model = dict(
-    type="ImageClassifier",
-    data_preprocessor=dict(num_classes=2, mean=[127.5] * 3, std=[127.5] * 3),
-    backbone=dict(
-        type="mmhcgnet.HCGNet", arch=dict(depths=(1, 1), growth_rates=(4, 8), stem="cifar")
-    ),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=2, in_channels=14, topk=(1,)),
-)
+CONFIG = f"""{classifier(hcgnet(growth_rates=(4, 8)), 14, classes=2)}
 test_dataloader = dict(
     batch_size=2,
     num_workers=0,

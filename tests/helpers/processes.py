@@ -43,14 +43,17 @@ def run_processes(
     """
     command = (__file__, inspect.getfile(work), work.__name__, folder, backend, count)
     runs = [warm.start(*command, rank, cwd=folder) for rank in range(count)]
+    failed_at = float("inf")
     try:
-        pending = list(runs)
-        while pending:
-            for run in pending:
-                if result := run.poll():
-                    assert result.code == 0, result.err[-5000:]
-            pending = [run for run in pending if run.poll() is None]
+        while True:
+            ended = [result for run in runs if (result := run.poll())]
+            if any(result.code for result in ended):
+                failed_at = min(failed_at, time.monotonic())
+            # Where one fails others lose their connection to it, and may be the first to end.
+            if len(ended) == count or time.monotonic() > failed_at + 5:
+                break
             time.sleep(0.01)
+        assert failed_at == float("inf"), "".join(result.err[-5000:] for result in ended)
     finally:
         for run in runs:
             if run.poll() is None:

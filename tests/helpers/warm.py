@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 
 from .scripts import Result
@@ -32,7 +31,7 @@ class Run:
 
     def kill(self, signum: int, group: bool = False) -> None:
         """Send a signal to the process, or to its dataloaders' workers, too."""
-        (os.killpg if group else os.kill)(self.pid, signum)
+        (_kill_session if group else os.kill)(self.pid, signum)
 
     def poll(self) -> Result | None:
         """The result, or ``None`` while it runs."""
@@ -109,6 +108,13 @@ class Warm:
         return json.loads(self._process.stdout.readline())
 
 
+def _kill_session(pid: int, signum: int) -> None:
+    try:
+        os.killpg(pid, signum)
+    except ProcessLookupError:  # it has just been forked, and its session is yet to come
+        os.kill(pid, signum)
+
+
 def _serve() -> None:
     # Its own answers go to the pipe; what the imports print does not.
     answers = os.fdopen(os.dup(1), "w")
@@ -140,8 +146,8 @@ def _serve() -> None:
             answers.close()
             _run(**request)
     for pid in running:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+        _kill_session(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _run(argv: list[str], cwd: str, output: str, env: dict[str, str]) -> None:

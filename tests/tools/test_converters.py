@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.configs import classifier
 from helpers.official import classifier_shapes, detector_shapes, random_weights, zero_weights
 from PIL import Image
 
@@ -23,15 +24,7 @@ CONVERTED = "checkpoints/hcgnet-a1_3rdparty_cifar10.pth"
 TERMS = (
     "published at https://github.com/winycg/HCGNet, are for research only; converted copies stay"
 )
-CONFIG = """
-default_scope = "mmpretrain"
-model = dict(
-    type="ImageClassifier",
-    data_preprocessor=dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3),
-    backbone=dict(type="mmhcgnet.HCGNet", arch="A1"),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=10, in_channels=414, topk=(1,)),
-)
+CONFIG = f"""{classifier('dict(type="mmhcgnet.HCGNet", arch="A1")', 414, classes=10)}
 test_dataloader = dict(
     batch_size=2,
     num_workers=0,

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.configs import classifier, detector, hcgnet
 from helpers.planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
 from mmhcgnet.analysis.complexity.comparison import config_path
@@ -15,34 +16,9 @@ from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
 
 TOOL = "analysis_tools/dissect.py"
-TINY = "dict(depths=(1, 1), growth_rates=(8, 8), stem='cifar')"
-CLASSIFIER = f"""
-default_scope = "mmpretrain"
-data_preprocessor = dict(mean=[127.5] * 3, std=[60.0] * 3, to_rgb=True)
-model = dict(
-    type="ImageClassifier",
-    backbone=dict(type="mmhcgnet.HCGNet", arch={TINY}),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=3, in_channels=20),
-)
-"""
-DETECTOR = f"""
-default_scope = "mmdet"
-model = dict(
-    type="RetinaNet",
-    data_preprocessor=dict(type="DetDataPreprocessor", mean=[127.5] * 3, std=[60.0] * 3,
-                           bgr_to_rgb=True, pad_size_divisor=32),
-    backbone=dict(type="mmhcgnet.HCGNet", arch={TINY}, out_indices=(0, 1)),
-    neck=dict(type="FPN", in_channels=[24, 20], out_channels=8, num_outs=2),
-    bbox_head=dict(
-        type="RetinaHead", num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1,
-        anchor_generator=dict(type="AnchorGenerator", octave_base_scale=4, scales_per_octave=1,
-                              ratios=[1.0], strides=[1, 2]),
-        bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
-    ),
-    test_cfg=dict(nms_pre=10, max_per_img=5, nms=dict(type="nms", iou_threshold=0.5)),
-)
-"""
+STD = (60.0,) * 3
+CLASSIFIER = classifier(hcgnet(), 20, classes=3, std=STD)
+DETECTOR = detector(hcgnet(out_indices=(0, 1)), [24, 20], strides=[1, 2], std=STD)
 
 
 @pytest.fixture

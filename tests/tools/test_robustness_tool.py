@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.configs import classifier, hcgnet
 from torch import nn
 
 from mmhcgnet.engine.configs import load_config
@@ -17,22 +18,14 @@ from mmhcgnet.engine.models import build_model, load_model
 pytest.importorskip("foolbox")
 pytest.importorskip("mmpretrain.models")
 
-HCGNET = """dict(
-    type="mmhcgnet.HCGNet", arch=dict(depths=(1, 1), growth_rates=(8, 8), stem="cifar"))"""
+HCGNET = hcgnet()
 OTHER = 'dict(type="ResNet_CIFAR", depth=18, base_channels=2, out_indices=(1,))'
 LABELS = (0, 1, 0, 2, 1, 0, 2, 1, 2)
 
 
 def config_text(backbone, channels, head='"LinearClsHead"', pack='"PackInputs"'):
-    return f"""
-default_scope = "mmpretrain"
-data_preprocessor = dict(mean=[120, 110, 100], std=[60, 50, 40], to_rgb=True)
-model = dict(
-    type="ImageClassifier",
-    backbone={backbone},
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type={head}, num_classes=3, in_channels={channels}),
-)
+    colours = dict(mean=(120, 110, 100), std=(60, 50, 40))
+    return f"""{classifier(backbone, channels, classes=3, head=head, **colours)}
 test_dataloader = dict(
     batch_size=4,
     num_workers=0,

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.configs import classifier, detector, hcgnet
 from mmengine.config import Config
 
 from mmhcgnet.analysis.gates import images as pictures
@@ -17,17 +18,9 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("pytorch_grad_cam")
 
 ROOT = Path(__file__).parents[2]
-BACKBONE = """dict(
-    type="mmhcgnet.HCGNet", arch=dict(depths=(2, 1), growth_rates=(8, 8)), out_indices={})"""
-CLASSIFIER = f"""
-default_scope = "mmpretrain"
-model = dict(
-    type="ImageClassifier",
-    backbone={BACKBONE.format(1)},
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=3, in_channels=48),
-)
-data_preprocessor = dict(num_classes=3, mean=[100.0] * 3, std=[50.0] * 3, to_rgb=True)
+BACKBONE = hcgnet(depths=(2, 1), stem="imagenet", out_indices=1)
+COLOURS = dict(mean=(100.0,) * 3, std=(50.0,) * 3)
+CLASSIFIER = f"""{classifier(BACKBONE, 48, classes=3, **COLOURS)}
 pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="ResizeEdge", scale=32, edge="short"),
@@ -36,23 +29,8 @@ pipeline = [
 dataset = dict(type="CustomDataset", data_prefix="nowhere", pipeline=pipeline)
 test_dataloader = dict(batch_size=1, dataset=dict(type="RepeatDataset", times=1, dataset=dataset))
 """
-DETECTOR = f"""
-default_scope = "mmdet"
-model = dict(
-    type="RetinaNet",
-    data_preprocessor=dict(
-        type="DetDataPreprocessor", mean=[100.0] * 3, std=[50.0] * 3, bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
-    backbone={BACKBONE.format((0, 1))},
-    neck=dict(type="FPN", in_channels=[80, 48], out_channels=8, num_outs=2),
-    bbox_head=dict(
-        type="RetinaHead", num_classes=2, in_channels=8, feat_channels=8, stacked_convs=1,
-        anchor_generator=dict(
-            type="AnchorGenerator", scales=[4], ratios=[1.0], strides=[4, 8]
-        ),
-    ),
-)
+BOTH = hcgnet(depths=(2, 1), stem="imagenet", out_indices=(0, 1))
+DETECTOR = f"""{detector(BOTH, [80, 48], strides=[4, 8], **COLOURS)}
 pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(80, 48), keep_ratio=True),
@@ -128,7 +106,7 @@ def test_the_backbone_of_a_detector(run, make, photos, tmp_path):
 
 
 def test_other_classifiers_have_activation_maps_alone(run, make, photos, tmp_path):
-    plain = CLASSIFIER.replace(BACKBONE.format(1), "dict(type='ResNet', depth=18)")
+    plain = CLASSIFIER.replace(BACKBONE, "dict(type='ResNet', depth=18)")
     config, weights = make(plain.replace("in_channels=48", "in_channels=512"))
     images = [photos / "a.png", "--out-dir", tmp_path / "out"]
     run(config, weights, *images, "--cam", "layercam", "--target", 2, "--layer", "backbone.layer2")
@@ -138,7 +116,7 @@ def test_other_classifiers_have_activation_maps_alone(run, make, photos, tmp_pat
 
 def test_lists_modules_without_weights(run, tmp_path):
     config = tmp_path / "network.py"
-    config.write_text(f"model = {BACKBONE.format(1)}")
+    config.write_text(f"model = {BACKBONE}")
     lines = run(config, "--list").out.splitlines()
     assert [line.split()[1] for line in lines[2:]] == [
         "stages.0.0", "stages.0.1", "transitions.0", "stages.1.0",
@@ -209,9 +187,9 @@ def test_mistakes_get_one_sentence(run, make, photos, tmp_path, monkeypatch, arg
     if "DETECTOR" in args:
         paths["DETECTOR"], paths["DETECTOR_WEIGHTS"] = make(DETECTOR, "detector")
     if "BARE" in args:
-        paths["BARE"], paths["BARE_WEIGHTS"] = make(f"model = {BACKBONE.format(1)}", "bare")
+        paths["BARE"], paths["BARE_WEIGHTS"] = make(f"model = {BACKBONE}", "bare")
     if "DEPLOYED" in args:
-        text = CLASSIFIER.replace("out_indices=1", "out_indices=1, deploy=True")
+        text = CLASSIFIER.replace("'out_indices': 1", "'out_indices': 1, 'deploy': True")
         _, paths["DEPLOYED"] = make(text, "deployed")
     (line,) = run(*(paths.get(arg, arg) for arg in args), code=2).err.splitlines()
     assert line.startswith("error: ") and sentence in line

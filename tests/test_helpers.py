@@ -1,0 +1,34 @@
+"""What the tests themselves stand on: nothing that they start outlives them."""
+
+import os
+import time
+
+import pytest
+import torch.distributed as dist
+from helpers.processes import run_processes
+from helpers.warm import Warm
+
+
+def test_what_a_warm_process_runs_ends_with_it(tmp_path):
+    script = tmp_path / "wait.py"
+    script.write_text("import time\ntime.sleep(100)\n")
+    with Warm() as own:
+        run = own.start(script, cwd=tmp_path)
+        assert run.poll() is None
+    end = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.kill(run.pid, 0)
+            time.sleep(0.05)
+
+
+def fail_in_one(rank, folder):
+    assert rank == 0, "on purpose"
+    dist.barrier()
+
+
+def test_a_process_that_fails_ends_the_others(warm, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(AssertionError, match="on purpose"):
+        run_processes(warm, fail_in_one, tmp_path)
+    assert time.monotonic() - start < 50  # the barrier would wait for a minute
