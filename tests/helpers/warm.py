@@ -84,6 +84,7 @@ class Warm:
         logs = Path(cwd) / ".runs"
         logs.mkdir(exist_ok=True)
         output = logs / str(len(list(logs.glob("*.out"))))
+        Path(f"{output}.out").touch()  # so that the next one has another name
         argv = [str(script), *map(str, args)]
         request = dict(argv=argv, cwd=str(cwd), output=str(output), env=env or {})
         return Run(self, self._ask(request), output)
