@@ -4,7 +4,6 @@ import os
 import time
 
 import pytest
-import torch.distributed as dist
 from helpers.processes import run_processes
 from helpers.warm import Warm
 
@@ -24,11 +23,11 @@ def test_what_a_warm_process_runs_ends_with_it(tmp_path):
 
 def fail_in_one(rank, folder):
     assert rank == 0, "on purpose"
-    dist.barrier()
+    time.sleep(100)
 
 
 def test_a_process_that_fails_ends_the_others(warm, tmp_path):
     start = time.monotonic()
     with pytest.raises(AssertionError, match="on purpose"):
         run_processes(warm, fail_in_one, tmp_path)
-    assert time.monotonic() - start < 50  # the barrier would wait for a minute
+    assert time.monotonic() - start < 90
