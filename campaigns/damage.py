@@ -68,7 +68,9 @@ def make_checkpoint() -> dict:
     return dict(
         meta=dict(epoch=3, iter=30, time="20260101_120000", dataset_meta=dict(classes=("a", "b"))),
         state_dict=model.state_dict(),
-        message_hub=dict(log_scalars=dict(loss=HistoryBuffer([0.5], [1])), runtime_info={}),
+        message_hub=dict(
+            log_scalars=dict(loss=HistoryBuffer([0.5], [1])), runtime_info={}, resumed_keys={}
+        ),
         optimizer=optimizer.state_dict(),
         param_schedulers=[],
     )
