@@ -33,12 +33,12 @@ ifeq ($(CI),true)
 test: test-all
 else
 test: setup
-	@echo "Running the tests: 3 to 6 minutes on 2 cores."
+	@echo "Running the tests: 5 to 10 minutes on 2 cores."
 	@$(PYTEST) -m "not gpu and not slow" $(PYTEST_ARGS)
 endif
 
 test-all: setup
-	@echo "Running all tests: 6 to 10 minutes on 2 cores."
+	@echo "Running all tests: 15 to 20 minutes on 2 cores."
 	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: setup
