@@ -139,13 +139,19 @@ def _changes(adapted: dict, original: dict) -> dict:
 
 
 def _written(value: Any, indent: int = 0, width: int = 88) -> str:
-    """A value as a config states it, one key a line where it does not fit into one."""
+    """A value as a config states it, one item a line where it does not fit into one."""
     flat = _shown(value)
-    margin = "    " * (indent + 1)
-    if not isinstance(value, dict) or (len(flat) < width - 4 * indent and indent):
+    fits = len(flat) < width - 4 * indent and indent > 0
+    if fits or not isinstance(value, dict | list):
         return flat
-    lines = [f"{margin}{key}={_written(each, indent + 1)},\n" for key, each in value.items()]
-    return f"dict(\n{''.join(lines)}{margin[4:]})"
+    margin = "    " * (indent + 1)
+    if isinstance(value, dict):
+        items = [f"{key}={_written(each, indent + 1)}" for key, each in value.items()]
+    else:
+        items = [_written(each, indent + 1) for each in value]
+    lines = "".join(f"{margin}{item},\n" for item in items)
+    begin, end = ("dict(", ")") if isinstance(value, dict) else ("[", "]")
+    return f"{begin}\n{lines}{margin[4:]}{end}"
 
 
 class _Adapter:
@@ -244,6 +250,9 @@ class _Adapter:
                 True  # which MMDetection's ResNet does unless it is told not to
             )
         arguments |= {key: resnet[key] for key in _CARRIED if key in resnet}
+        if (arguments.get("norm_cfg") or {}).get("eps") == 0:  # which goes with its weights
+            arguments["norm_cfg"] = {k: v for k, v in arguments["norm_cfg"].items() if k != "eps"}
+            self.report.losses.append(f"{path}.norm_cfg.eps=0 is left out.")
         groups = (arguments.get("norm_cfg") or {}).get("num_groups", 1)
         if groups != 1 and "norm_cfg" not in self.backbone:
             arguments["norm_cfg"] = dict(arguments["norm_cfg"], num_groups=1)

@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
         "config", help="config file, or one that a toolbox ships, as PACKAGE::PATH/IN/CONFIGS.py"
     )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the config to write")
-    parser.add_argument("--arch", default="B", help="B or C (default: B)")
+    parser.add_argument("--arch", choices=["B", "C"], default="B", help="(default: B)")
     parser.add_argument(
         "--pretrained",
         metavar="CKPT",
