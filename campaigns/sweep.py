@@ -40,11 +40,10 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 import mmhcgnet
+from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.engine import build_model
 from mmhcgnet.engine.adapt import RESNETS
-from mmhcgnet.engine.configs import nested_dicts
 from mmhcgnet.errors import UsageError
-from mmhcgnet.type_names import type_name
 
 TOOLBOXES = ("mmdet", "mmpretrain", "mmseg")
 SIZE = (128, 160)  # height and width, multiples of 32

@@ -10,10 +10,10 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models.architecture import Architecture
 from mmhcgnet.models.arguments import stage_indices
-from mmhcgnet.type_names import type_name
 
 RESNETS = ("ResNet", "ResNetV1c", "ResNetV1d", "ResNeXt")
 # What HCGNet takes as it is.
