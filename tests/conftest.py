@@ -73,7 +73,7 @@ def start(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def warm():
-    """Runs scripts in forks of a process that has imported everything; see helpers/scripts.py."""
+    """Runs scripts in forks of a process with the toolboxes; see helpers/scripts.py."""
     with Warm() as process:
         yield process
 
