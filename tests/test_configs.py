@@ -1,5 +1,6 @@
 """Every config of the project builds into what its name says."""
 
+import itertools
 from pathlib import Path
 
 import mmdet
@@ -8,6 +9,8 @@ import torch
 from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+
+from mmhcgnet.engine.hooks.untrained_norm_hook import untrained_norms
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAVES = sorted(path for path in CONFIGS.rglob("*.py") if "_base_" not in path.parts)
@@ -110,6 +113,18 @@ def test_scratch_trains_everything_with_synchronised_norms():
     assert all(p.requires_grad for p in model.parameters())
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert all(isinstance(norm, nn.SyncBatchNorm) and norm.training for norm in norms)
+
+
+def test_without_weights_the_fine_tuning_config_needs_the_two_settings_that_it_names():
+    path = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py"
+    assert "``load_from=None``, ``frozen_stages=-1`` and ``norm_eval=False``" in path.read_text()
+    settings = {"model.backbone.frozen_stages": -1, "model.backbone.norm_eval": False}
+    for count in (0, 1, 2):
+        for some in itertools.combinations(settings, count):
+            cfg = Config.fromfile(path)
+            cfg.merge_from_dict({key: settings[key] for key in some})
+            backbone = MODELS.build(cfg.model.backbone).train()
+            assert bool(untrained_norms(backbone)) is (count < 2)
 
 
 def test_light_detectors_differ_in_the_backbone_alone():

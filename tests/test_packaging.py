@@ -222,6 +222,8 @@ def jobs(setup_env, monkeypatch, tmp_path):
     """The commands that the set-up would run, by turns: each list runs at once."""
     started = []
     monkeypatch.setattr(setup_env, "WHEELS", tmp_path)
+    monkeypatch.setattr(setup_env, "HEADER", tmp_path / "precompiled/torch_types.h")
+    monkeypatch.setattr(setup_env, "is_cached", lambda pin: True)
     monkeypatch.setattr(setup_env, "cuda_environment", dict)
     monkeypatch.setattr(setup_env, "has_cuda", lambda: False)
     monkeypatch.setattr(setup_env, "Job", lambda command, env=None, log=None: (command, env))
@@ -251,11 +253,32 @@ def test_mmcv_compiles_while_one_other_pip_installs(setup_env, jobs, monkeypatch
     assert "install" in install and not any("onedl-mmcv" in str(part) for part in install)
     assert "wheel" in build and build[-1].startswith("onedl-mmcv==")
     # CFLAGS would take the place of Python's own flags, -O3 among them.
-    assert env["CPPFLAGS"] == "-g0 -DMINE" and "CFLAGS" not in env
+    assert env["CPPFLAGS"].split() == ["-g0", "-DMINE"] and "CFLAGS" not in env
     # What is there already is not compiled for nothing.
     monkeypatch.setattr(setup_env, "succeeds", lambda code: True)
     setup_env.build_mmcv()
     assert len(jobs.pop()) == 1
+
+
+@pytest.mark.parametrize("gcc, cached", [(True, False), (False, False), (True, True)])
+def test_gcc_alone_gets_a_precompiled_header(setup_env, jobs, monkeypatch, gcc, cached):
+    commands = []
+
+    def run(*command):
+        commands.append([str(part) for part in command])
+        if "-o" in command:
+            Path(command[-1]).touch()
+        return gcc
+
+    monkeypatch.setattr(setup_env, "run", run)
+    monkeypatch.setattr(setup_env, "succeeds", lambda code: False)
+    monkeypatch.setattr(setup_env, "is_cached", lambda pin: cached)
+    setup_env.build_mmcv()
+    (_, (_, env)) = jobs.pop()
+    header = str(setup_env.HEADER)
+    assert (f"-include {header}" in env["CPPFLAGS"]) is (gcc and not cached)
+    assert len(commands) == (0 if cached else 1 + gcc)
+    assert not setup_env.HEADER.parent.exists()  # the 400 MB go again
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ What you have decides what to start from:
 - the authors' converted detector: ``load_from="checkpoints/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.pth"``
   and ``--replace rpn_head roi_head``, as these are for the anchors and boxes of MMDetection 1.x;
 - a backbone from ImageNet: ``load_from=None``, and without ``init_cfg=None`` in the backbone;
-- nothing: inherit from ``mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py`` in place of the
-  model above. With the frozen norms of this one (``norm_eval=True``), whose statistics nothing has
-  estimated, the deep maps fade.
+- nothing: ``load_from=None``, ``frozen_stages=-1`` and ``norm_eval=False`` in the backbone, and as
+  many images a GPU and epochs as you can; ``mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py``
+  is such a recipe. With frozen norms, whose statistics nothing has estimated, the deep maps fade.
 """
 
 _base_ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from mmhcgnet.type_names import type_name
+from mmhcgnet.config_dicts import type_name
 
 # Under these names in default_hooks.
 _HOOKS = dict(

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
-from mmhcgnet.type_names import type_name
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
 # Launcher -> where it puts the rank, the number of processes and the rank on this machine.

@@ -11,9 +11,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 
-from mmhcgnet.engine.configs import nested_dicts
+from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import UsageError
-from mmhcgnet.type_names import type_name
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:

@@ -10,11 +10,11 @@ from mmengine.registry import MODELS
 
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.engine.configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
-from mmhcgnet.type_names import type_name
 
 
 def check_trainable(cfg: Config) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.newest import EVERY, find_newest, name_pattern
 from mmhcgnet.checkpoints.sources import hand_over
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.paths import is_local
-from mmhcgnet.type_names import type_name
 
 from .launch import launched_rank
 

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from mmhcgnet._compat import install_command
+from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
-from mmhcgnet.type_names import type_name
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -105,16 +105,6 @@ def ops_lack_the_gpu() -> bool:
     from mmcv.ops import get_compiling_cuda_version
 
     return get_compiling_cuda_version() == "not available"
-
-
-def nested_dicts(node: object) -> list[dict]:
-    children = node.values() if isinstance(node, dict) else node
-    nested = [
-        found
-        for child in (children if isinstance(node, dict | list | tuple) else ())
-        for found in nested_dicts(child)
-    ]
-    return [node, *nested] if isinstance(node, dict) else nested
 
 
 def load_config(path: str, cfg_options: list[str] | None = None) -> Config:

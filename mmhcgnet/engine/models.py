@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -58,6 +59,13 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> nn.Module:
         model = build_model(cfg)
     load_strictly(model, opened.weights, checkpoint)
     return model.eval().to(device)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model in wrappers for several processes and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def check_device(device: str) -> None:

@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import SMG
+from .changes import find_change
 from .gates import pooling_dtype, without_autocast
-from .known import find_change
 from .layers import is_transformed
 
 FAR = 1e4  # for a value of a map, and well within what fp16 can represent

@@ -234,7 +234,7 @@ class HCGNet(BaseModule):
         """The form that a call runs now: ``'plain'``, ``'memory_saving'`` or ``'deployed'``.
 
         The memory-saving form runs in training mode with gradients, if nothing could tell it from
-        the plain one: see :func:`mmhcgnet.models.memory_saving.is_equal`.
+        the plain one: see :func:`mmhcgnet.models.memory_saving.is_exact`.
         """
         if self.deployed:
             return "deployed"
@@ -243,7 +243,7 @@ class HCGNet(BaseModule):
 
     @torch.compiler.assume_constant_result  # asked once, and not traced, in a compilation
     def _may_save(self) -> bool:
-        return memory_saving.is_equal(self)
+        return memory_saving.is_exact(self)
 
     def switch_to_deploy(self) -> None:
         """Fold all norms into the convolutions, for faster inference; it cannot be undone.

@@ -36,8 +36,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import SMG, HybridBlock
+from .changes import ACTIVATIONS, find_change, fingerprint
 from .gates import attention_pool, pooling_dtype, without_autocast
-from .known import ACTIVATIONS, find_change, fingerprint
 from .layers import PreActConv, PreActivation, concatenate, is_transformed
 
 _HOOKS_OF_ALL = (
@@ -50,7 +50,7 @@ _HOOKS_OF_ALL = (
 _KNOWN: WeakKeyDictionary[nn.Module, tuple[dict, list[nn.Module], list]] = WeakKeyDictionary()
 
 
-def is_equal(network: nn.Module) -> bool:
+def is_exact(network: nn.Module) -> bool:
     """Whether this form is the same as the plain one for all that can observe or change a network.
 
     It is with BN or SyncBN, in a network in which nothing was replaced and no hook wants to see
@@ -76,7 +76,7 @@ def forward(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Compute the activated maps of all stages, as the plain form does.
 
     Args:
-        network: An HCGNet for which :func:`is_equal`.
+        network: An HCGNet for which :func:`is_exact`.
         x: Images of shape ``(N, in_channels, H, W)``.
 
     Returns:

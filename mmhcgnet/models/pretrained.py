@@ -15,9 +15,9 @@ from mmengine.model import update_init_info
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import MissingFileError, PretrainedMismatchError
 from mmhcgnet.paths import is_local
-from mmhcgnet.type_names import type_name
 from mmhcgnet.weights import (
     explain_official,
     faults,

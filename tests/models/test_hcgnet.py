@@ -2,6 +2,7 @@
 
 import math
 import runpy
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhcgnet.models import HCGNet
+from mmhcgnet.models.architecture import scaled
 from mmhcgnet.models.gates import attention_pool
 
 # Table 1: exact parameters by class count, multiply-adds of convs and FCs in units of 1e9.
@@ -120,6 +122,12 @@ def test_output_shapes(name, out_indices):
             (1, channel, math.ceil(height / stride), math.ceil(width / stride))
             for channel, stride in zip(channels, strides, strict=True)
         ]
+
+
+@pytest.mark.parametrize("ratio", ["2.3", "0.5", "0.29", "1.1", "4", "0.07"])
+def test_a_width_is_the_floor_of_the_product_as_it_is_written(ratio):
+    for channels in range(1, 1300):
+        assert scaled(channels, float(ratio)) == math.floor(Fraction(ratio) * channels)
 
 
 def test_default_is_the_last_stage_of_b():
@@ -387,7 +395,16 @@ def test_configs_are_left_alone():
 # Checkpointing in the plain form; test_forms.py has the memory-saving form
 
 
-@pytest.mark.parametrize("kwargs", [{}, dict(frozen_stages=2), dict(norm_eval=True)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        dict(frozen_stages=2),
+        dict(norm_eval=True),
+        dict(norm_cfg=dict(type="BN", track_running_stats=False)),
+    ],
+    ids=str,
+)
 def test_with_cp_changes_nothing(kwargs):
     image = torch.randn(2, 3, 64, 80)
     results = []

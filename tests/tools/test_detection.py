@@ -4,6 +4,8 @@ import functools
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -127,3 +129,84 @@ def test_missing_coco_names_layout_and_override(run, work):
     for part in ("data/coco", "annotations/instances_train2017.json", "train2017", "data_root"):
         assert part in result.err
     assert "Traceback" not in result.err
+
+
+PANOPTIC = """
+_base_ = ["mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py"]
+kinds = dict(num_things_classes=2, num_stuff_classes=1)
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="mmhcgnet.HCGNet",
+        arch=dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8)),
+        out_indices=(0, 1, 2, 3),
+    ),
+    neck=dict(in_channels=[72, 44, 30, 23]),
+    roi_head=dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=2)),
+    semantic_head=kinds,
+    panoptic_fusion_head=kinds,
+)
+things = ("box", "bar")
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        data_root="panoptic/",
+        ann_file="panoptic.json",
+        data_prefix=dict(img="images/", seg="segments/"),
+        metainfo=dict(
+            classes=(*things, "ground"), thing_classes=things, stuff_classes=("ground",)
+        ),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="LoadPanopticAnnotations", with_bbox=True, with_mask=True, with_seg=True),
+            dict(type="Resize", scale=(96, 96), keep_ratio=True),
+            dict(type="PackDetInputs"),
+        ],
+    ),
+)
+val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+
+def make_panoptic(folder):
+    """Two images of two things on the ground, in COCO's panoptic format."""
+    for name in ("images", "segments"):
+        (folder / name).mkdir(parents=True)
+    rectangles = [(8, 8, 24, 24), (40, 30, 16, 8), (0, 0, 64, 64)]  # the ground is behind them
+    annotations = []
+    for image in ("0", "1"):
+        ids = np.full((64, 64), 3)
+        for number, (x, y, w, h) in enumerate(rectangles[:2], 1):
+            ids[y : y + h, x : x + w] = number
+        colours = np.stack([ids * 0, ids * 0, ids], axis=-1).astype(np.uint8)  # B, G, R
+        cv2.imwrite(str(folder / f"segments/{image}.png"), colours)
+        cv2.imwrite(str(folder / f"images/{image}.jpg"), colours * 60)
+        segments = [
+            dict(id=i, category_id=i, bbox=box, area=int((ids == i).sum()), iscrowd=0)
+            for i, box in enumerate(rectangles, 1)
+        ]
+        annotations.append(
+            dict(image_id=int(image), file_name=f"{image}.png", segments_info=segments)
+        )
+    content = dict(
+        images=[dict(id=i, file_name=f"{i}.jpg", height=64, width=64) for i in (0, 1)],
+        annotations=annotations,
+        categories=[
+            dict(id=i, name=name, isthing=int(i < 3))
+            for i, name in enumerate(("box", "bar", "ground"), 1)
+        ],
+    )
+    (folder / "panoptic.json").write_text(json.dumps(content))
+
+
+def test_trains_on_panoptic_annotations(succeed, tmp_path):
+    pytest.importorskip("panopticapi", reason="MMDetection reads panoptic data with panopticapi")
+    make_panoptic(tmp_path / "panoptic")
+    (tmp_path / "panoptic_fpn.py").write_text(PANOPTIC)
+    train = succeed(ROOT / "tools/train.py", "panoptic_fpn.py", "--work-dir", "run", cwd=tmp_path)
+    log = train.out + train.err
+    assert "Epoch(train) [1][1/1]" in log and "loss_seg" in log and "loss_mask" in log

@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ LOG = VENV / "setup.log"
 COMPILER_LOG = VENV / "mmcv.log"
 SCRATCH = VENV / "tmp"
 WHEELS = VENV / "wheels"
+HEADER = VENV / "precompiled" / "torch_types.h"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
 
@@ -264,9 +266,39 @@ def build_mmcv():
         install += ["-r", REQUIREMENTS / name]
     jobs = [(install, None, LOG)]
     if not succeeds(MMCV_IS_THERE.format(*mmcv_pin().split("=="))):
+        if not is_cached(mmcv_pin()):
+            precompile_header()
         options = ("--no-deps", "--no-build-isolation", "-v", "--wheel-dir", WHEELS)
         jobs.append((pip("wheel", *options, mmcv_pin()), compiler_environment(), COMPILER_LOG))
     check(*[Job(*job) for job in jobs])
+    shutil.rmtree(str(HEADER.parent), ignore_errors=True)
+
+
+def is_cached(pin):
+    """Whether pip has built a wheel of this before."""
+    wheel = pin.replace("-", "_").replace("==", "-")
+    job = Job([PYTHON, "-m", "pip", "cache", "list", wheel.partition("-")[0]])
+    return wait([job]) is None and wheel in job.output()
+
+
+def precompile_header():
+    """Lets GCC read PyTorch's header once: in each of MMCV's 78 files it takes 3/4 of the time.
+
+    GCC takes a precompiled header only where it would give the same, by its own comparison of
+    flags and macros, and the header itself otherwise. Other compilers are left alone.
+    """
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    (site_packages,) = VENV.glob("lib/python*/site-packages")
+    include = site_packages / "torch" / "include"
+    command = compiler + shlex.split(sysconfig.get_config_var("CFLAGS") or "")
+    command += ["-g0", "-w", "-fPIC", "-std=c++17"]
+    command += ["-DTORCH_API_INCLUDE_EXTENSION_H", "-DTORCH_EXTENSION_NAME=_ext"]
+    command += ["-I" + str(include), "-I" + str(include / "torch" / "csrc" / "api" / "include")]
+    HEADER.parent.mkdir(exist_ok=True)
+    HEADER.write_text("#ifndef __GNUC__\n#error\n#endif\n#ifdef __clang__\n#error\n#endif\n")
+    if run(*compiler, "-fsyntax-only", "-x", "c++", HEADER):
+        HEADER.write_text("#include <torch/types.h>\n")
+        run(*command, "-x", "c++-header", HEADER, "-o", str(HEADER) + ".gch")
 
 
 MMCV_IS_THERE = "from importlib.metadata import version; assert version('{}') == '{}'"
@@ -279,7 +311,10 @@ def compiler_environment():
     settings.update((name, os.environ[name]) for name in settings if name in os.environ)
     # More than half of the time would go into symbols for a debugger. CPPFLAGS are added to
     # Python's own flags, CFLAGS would replace them and leave the ops unoptimised.
-    settings["CPPFLAGS"] = ("-g0 " + os.environ.get("CPPFLAGS", "")).strip()
+    flags = ["-g0", os.environ.get("CPPFLAGS", "")]
+    if Path(str(HEADER) + ".gch").exists():
+        flags.append("-include " + shlex.quote(str(HEADER)))
+    settings["CPPFLAGS"] = " ".join(flags)
     settings.update(cuda_environment())
     return settings
 
@@ -327,7 +362,8 @@ def cuda_environment():
 
 
 def install_project():
-    check(Job(pip_install("--no-deps", "--no-build-isolation", "-e", ".")))
+    alone = ("-e", ".", "-r", REQUIREMENTS / "tests-no-deps.txt")
+    check(Job(pip_install("--no-deps", "--no-build-isolation", *alone)))
     check(Job([PYTHON, "-c", "import mmhcgnet, mmdet, mmpretrain, mmcv.ops"]))
 
 
@@ -347,7 +383,11 @@ STEPS = (
         ("onedl.txt", "runtime.txt", "tests.txt"),
     ),
     (install_mm_packages, "installing MMCV, MMDetection and MMPretrain (30 s)", ()),
-    (install_project, "installing mmhcgnet itself and importing all of it (30 s)", ("setup.py",)),
+    (
+        install_project,
+        "installing mmhcgnet itself and importing all of it (30 s)",
+        ("setup.py", "tests-no-deps.txt"),
+    ),
 )
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
-from mmhcgnet.type_names import type_name
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
 _DATA_SIZES = dict(CIFAR10=(32, 32), CIFAR100=(32, 32))

@@ -32,9 +32,9 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.broden import Annotation, Broden
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
-from mmhcgnet.type_names import type_name
 
 TOP_IMAGES = 4
 STATE = "state.npz"
@@ -404,7 +404,7 @@ class Dissection:
         """Read images and show how far it is; yields the place of the batch's first one, too."""
         samples = _Samples(self._data, indices, self._size, self._order, annotated)
         loader = DataLoader(
-            samples, self._batch_size, num_workers=self._workers, collate_fn=_hand_on
+            samples, self._batch_size, num_workers=self._workers, collate_fn=_as_it_is
         )
         bar, start = ProgressBar(len(indices), file=sys.stderr), 0
         for batch in loader:
@@ -476,7 +476,7 @@ class _Samples(Dataset):
             return error
 
 
-def _hand_on(batch: list) -> list:
+def _as_it_is(batch: list) -> list:
     return batch
 
 

@@ -16,10 +16,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import Tensor, nn
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.engine.configs import check_sections
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import MissingFileError, UsageError
-from mmhcgnet.type_names import type_name
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable

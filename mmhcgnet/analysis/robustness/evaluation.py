@@ -28,12 +28,12 @@ from mmhcgnet.analysis.benchmark.measuring import describe_machine
 from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.analysis.report import number
 from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
 from mmhcgnet.engine.models import explain_misspelt_types, load_model
 from mmhcgnet.engine.runner.data_loading import guard_loader
 from mmhcgnet.errors import UsageError
-from mmhcgnet.type_names import type_name
 
 from .attacks import Classifier, is_right
 

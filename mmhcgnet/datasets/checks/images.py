@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.findings import EXTREME, Finding, is_extreme, merge
-from mmhcgnet.type_names import type_name
 
 _UNKNOWN = "of no known format"
 # In so many transforms an image has to be loaded.

@@ -7,67 +7,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePath
 
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmhcgnet.errors import DataError, MissingFileError, readable
-from mmhcgnet.paths import is_local
-from mmhcgnet.type_names import type_name
+from mmhcgnet.config_dicts import nested_dicts, type_name
+from mmhcgnet.errors import DataError, readable
 
 from .coco import as_instances, inspect_coco, moved_classes, read_coco
 from .findings import Finding, merge, select
 from .folders import inspect_folders, list_images, read_list
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
+from .sources import Source, check_files, phase_sources
 from .truth import compare_truth
 
-# MMPretrain's sets that fetch themselves unless download=False.
-_DOWNLOADED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
 # What MMPretrain's CustomDataset reads by default.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A data set or a metric that reads files; ``key`` is its dotted place in the config."""
-
-    key: str
-    cfg: dict
-
-    @property
-    def root(self) -> str:
-        return self.cfg.get("data_root") or ""
-
-    def files(self) -> dict[str, str]:
-        """Annotation files and image folders, as the config writes them, by dotted key."""
-        found = {f"{self.key}.ann_file": self.cfg.get("ann_file")}
-        prefix = self.cfg.get("data_prefix") or {}
-        if isinstance(prefix, str):
-            found[f"{self.key}.data_prefix"] = prefix
-        else:
-            for name in ("img", "img_path"):
-                found[f"{self.key}.data_prefix.{name}"] = prefix.get(name)
-        if not prefix and type_name(self.cfg) in ("ImageNet", "ImageNet21k"):
-            found[f"{self.key}.split"] = self.cfg.get("split")
-        return {key: path for key, path in found.items() if isinstance(path, str) and path}
-
-    def join(self, path: str) -> str:
-        """A path of the config as the data set reads it."""
-        return os.path.join(self.root, os.path.expanduser(path))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its files are of this file system."""
-        backend = (self.cfg.get("backend_args") or {}).get("backend", "local")
-        return backend in ("local", "disk") and is_local(self.root)
-
-    @property
-    def is_fetched(self) -> bool:
-        """Whether the run fetches its files if they do not exist."""
-        return self.cfg.get("download", type_name(self.cfg) in _DOWNLOADED)
 
 
 def check_data(
@@ -99,84 +56,6 @@ def check_data(
             if not finding.harmless:
                 raise DataError(finding.sentence)
             print_log(readable(finding.sentence), logger="current", level=logging.WARNING)
-
-
-def check_files(cfg: Config, *phases: str) -> None:
-    """Check that the files and folders of the data sets and evaluators are there.
-
-    Raises:
-        MissingFileError: As of :func:`check_data`.
-    """
-    sources = [source for phase in phases for source in _phase_sources(cfg, phase)]
-    sources = [source for source in sources if not source.is_fetched]
-    for source in sources:
-        if source.root and not os.path.isdir(source.root):
-            raise _missing("data set", source.root, f"{source.key}.data_root", source, sources)
-        for key, path in source.files().items():
-            path = source.join(path)
-            if is_local(path) and not os.path.exists(path):
-                what = "annotation file" if key.endswith("ann_file") else "image folder"
-                raise _missing(what, path, key, source, sources)
-
-
-def _phase_sources(cfg: Config, phase: str) -> list[_Source]:
-    sources: list[_Source] = []
-    for section in ("dataloader", "evaluator"):
-        sources += _sources(cfg.get(f"{phase}_{section}"), f"{phase}_{section}")
-    return [source for source in sources if source.is_here]
-
-
-def _sources(node: object, key: str) -> Iterator[_Source]:
-    """Walk dataloaders, data set wrappers and lists down to what reads files."""
-    if isinstance(node, list | tuple):
-        for i, child in enumerate(node):
-            yield from _sources(child, f"{key}.{i}")
-    elif isinstance(node, dict):
-        wrapped = [name for name in ("dataset", "datasets", "metrics") if node.get(name)]
-        for name in wrapped:
-            yield from _sources(node[name], f"{key}.{name}")
-        if not wrapped:
-            yield _Source(key, node)
-
-
-def _missing(
-    what: str, path: str, key: str, culprit: _Source, sources: list[_Source]
-) -> MissingFileError:
-    # A metric's file has no data_root of its own, but mostly lies in that of a data set.
-    roots = [culprit.root] if culprit.root else [s.root for s in sources if s.root]
-    root = next((r for r in roots if _relative(path, r) is not None), "")
-    place = "" if os.path.isabs(path) else f" in {os.getcwd()}"
-    begin = f"The {what} {path} ({key}) does not exist{place}: "
-    if not root:
-        return MissingFileError(f"{begin}put it there, or set {key}=PATH.")
-
-    layout, options = [], []
-    for source in sources:
-        if source.root and PurePath(source.root) == PurePath(root):
-            options.append(f"{source.key}.data_root=DIR")
-            layout += source.files().values()
-        elif not source.root:
-            for file_key, file in source.files().items():
-                if (inside := _relative(file, root)) is not None:
-                    options.append(f"{file_key}=DIR/{inside}")
-                    layout.append(inside)
-    parts = ",".join(dict.fromkeys(part for part in layout if not os.path.isabs(part)))
-    expected = f"expected is {root.rstrip('/')}/{{{parts}}}; " if parts else ""
-    make = "put or link it there"
-    if "shapes" in PurePath(root).parts:
-        flag = " --classification" if PurePath(root).name == "classification" else ""
-        make = f"make it with `python tools/dataset_converters/make_shapes.py{flag}`"
-    return MissingFileError(
-        f"{begin}{expected}{make}, or name the folder DIR where it is: {' '.join(options)}"
-    )
-
-
-def _relative(path: str, root: str) -> str | None:
-    path, root = PurePath(path), PurePath(root)
-    return str(path.relative_to(root)) if path.is_relative_to(root) else None
-
-
-# What is in the files
 
 
 @dataclass
@@ -250,11 +129,11 @@ def inspect_data(
         as_in_training: As of :func:`check_data`.
     """
     coco: dict[tuple, _CocoFile] = {}
-    others: dict[tuple, tuple[list[str], _Source, type]] = {}
+    others: dict[tuple, tuple[list[str], Source, type]] = {}
     trained_classes = _trained_classes(cfg) if as_in_training else None
     for phase in phases:
         classes, panoptic = None, False
-        sources = _phase_sources(cfg, phase)
+        sources = phase_sources(cfg, phase)
         for source in sources:
             kind = _dataset_class(cfg, source)
             loader = getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
@@ -293,11 +172,11 @@ class _CocoFile:
     path: str
     classes: Sequence[str] | str | None
     kind: type | None = None
-    sources: list[_Source] = field(default_factory=list)
+    sources: list[Source] = field(default_factory=list)
 
     @property
-    def datasets(self) -> list[_Source]:
-        return [source for source in self.sources if _is_dataset(source)]
+    def datasets(self) -> list[Source]:
+        return [source for source in self.sources if source.is_dataset]
 
     @property
     def evaluated(self) -> bool:
@@ -308,7 +187,7 @@ class _CocoFile:
         """Whether masks are loaded or evaluated."""
         return any(
             _loads(source.cfg.get("pipeline"), "with_mask")
-            if _is_dataset(source)
+            if source.is_dataset
             else "segm" in source.cfg.get("metric", "bbox")
             for source in self.sources
         ) and not _is_panoptic(self.kind)
@@ -322,44 +201,31 @@ class _CocoFile:
         )
 
 
-def _is_dataset(source: _Source) -> bool:
-    return source.key.split(".")[0].endswith("dataloader")
-
-
 def _is_panoptic(kind: type | None) -> bool:
     return getattr(kind, "ANN_ID_UNIQUE", True) is False
 
 
-def _kinds_of_classes(kind: type, source: _Source) -> tuple[Sequence[str], Sequence[str]]:
+def _kinds_of_classes(kind: type, source: Source) -> tuple[Sequence[str], Sequence[str]]:
     """The classes of things and of stuff that a panoptic data set names."""
     metainfo = kind._load_metainfo(source.cfg.get("metainfo"))
     return metainfo.get("thing_classes") or (), metainfo.get("stuff_classes") or ()
 
 
-def _is_unlabelled(source: _Source) -> bool:
+def _is_unlabelled(source: Source) -> bool:
     """Whether a pipeline loads no annotations, as those of semi-supervised recipes."""
-    names = {type_name(node) for node in _nodes(source.cfg.get("pipeline"))}
+    names = {type_name(node) for node in nested_dicts(source.cfg.get("pipeline"))}
     return bool(names) and not any(
         "Annotation" in name for name in names - {"LoadEmptyAnnotations"}
     )
 
 
-def _nodes(node: object) -> Iterator[dict]:
-    if isinstance(node, dict):
-        yield node
-    children = node.values() if isinstance(node, dict) else node
-    if isinstance(node, dict | list | tuple):
-        for child in children:
-            yield from _nodes(child)
-
-
 def _loads(pipeline: object, what: str) -> bool:
-    return any(node.get(what) for node in _nodes(pipeline))
+    return any(node.get(what) for node in nested_dicts(pipeline))
 
 
 def _note_coco(
     files: dict[tuple, _CocoFile],
-    source: _Source,
+    source: Source,
     classes: Sequence[str] | str | None,
     kind: type | None = None,
 ) -> None:
@@ -423,7 +289,7 @@ def _inspect_coco_file(
 
 
 def _taken(
-    content: dict, source: _Source, classes: Sequence[str] | None, panoptic: bool
+    content: dict, source: Source, classes: Sequence[str] | None, panoptic: bool
 ) -> list[dict]:
     """The images that a data set of MMDetection keeps of a file."""
     images = list({image["id"]: image for image in content["images"]}.values())
@@ -456,7 +322,7 @@ def _pick(items: list, indices: int | Sequence[int] | None) -> list:
     return [items[i] for i in indices if -len(items) <= i < len(items)]
 
 
-def _loaders(cfg: Config, sources: Sequence[_Source]) -> list[PipelineLoader | None]:
+def _loaders(cfg: Config, sources: Sequence[Source]) -> list[PipelineLoader | None]:
     """What each pipeline loads images by, without repetitions."""
     pipelines: list[list | None] = []
     for source in sources:
@@ -471,9 +337,9 @@ def _loaders(cfg: Config, sources: Sequence[_Source]) -> list[PipelineLoader | N
         return [pipeline and PipelineLoader(pipeline, registry.build) for pipeline in pipelines]
 
 
-def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[InspectedSet]:
+def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[InspectedSet]:
     """Compare the images of a phase's data sets with those of its evaluators."""
-    datasets = [source for source in sources if _is_dataset(source)]
+    datasets = [source for source in sources if source.is_dataset]
     for metric in sources:
         path = metric.join(metric.cfg.get("ann_file") or "")
         if type_name(metric.cfg) != "CocoMetric" or not os.path.isfile(path):
@@ -511,14 +377,14 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[_Source]) -> Iterator[
                 yield InspectedSet(keys, path, findings)
 
 
-def _loader_name(cfg: Config, source: _Source) -> str:
+def _loader_name(cfg: Config, source: Source) -> str:
     kind = _dataset_class(cfg, source)
     return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
 
 
 def _trained_classes(cfg: Config) -> Sequence[str] | None:
     """The classes of the first data set that a model is trained on, if it names them."""
-    for source in _phase_sources(cfg, "train"):
+    for source in phase_sources(cfg, "train"):
         kind = _dataset_class(cfg, source)
         if hasattr(kind, "_load_metainfo"):
             classes = _classes(kind, source)
@@ -533,7 +399,7 @@ def _are_classes(classes: object) -> bool:
 def _inspect_classified(
     cfg: Config,
     keys: list[str],
-    source: _Source,
+    source: Source,
     kind: type,
     thorough: bool,
     trained_classes: Sequence[str] | None,
@@ -583,7 +449,7 @@ def _inspect_classified(
     return InspectedSet(keys, root, findings, dict.fromkeys(images), _loaders(cfg, [source]))
 
 
-def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
+def _inspect_cifar(kind: type, source: Source) -> list[Finding]:
     """Compare the files of a CIFAR set with their published hashes."""
     from mmpretrain.datasets.utils import check_md5
 
@@ -604,7 +470,7 @@ def _inspect_cifar(kind: type, source: _Source) -> list[Finding]:
 
 def _compare_folders(cfg: Config, root: str, folders: list[str]) -> list[Finding]:
     """Labels follow the order of the folders: they must be those that the model is trained on."""
-    for source in _phase_sources(cfg, "train"):
+    for source in phase_sources(cfg, "train"):
         trained = source.join(str(source.cfg.get("data_prefix") or ""))
         plain = isinstance(source.cfg.get("data_prefix"), str) and not source.cfg.get("ann_file")
         if not plain or not os.path.isdir(trained):
@@ -618,7 +484,7 @@ def _compare_folders(cfg: Config, root: str, folders: list[str]) -> list[Finding
     return []
 
 
-def _dataset_class(cfg: Config, source: _Source) -> type | None:
+def _dataset_class(cfg: Config, source: Source) -> type | None:
     kind = source.cfg.get("type")
     if not isinstance(kind, str):
         return kind
@@ -626,7 +492,7 @@ def _dataset_class(cfg: Config, source: _Source) -> type | None:
         return registry.get(kind)
 
 
-def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
+def _classes(kind: type, source: Source) -> Sequence[str] | str | None:
     """The classes that a data set gets from its type and config; a string if it is given one."""
     try:
         classes = kind._load_metainfo(source.cfg.get("metainfo")).get("classes")
@@ -639,7 +505,7 @@ def _classes(kind: type, source: _Source) -> Sequence[str] | str | None:
 
 
 def _inspect_class_names(
-    source: _Source, classes: object, trained_classes: Sequence[str] | None
+    source: Source, classes: object, trained_classes: Sequence[str] | None
 ) -> list[Finding]:
     """Find names of classes that are invalid, or that training has under another number."""
     if classes is None:
@@ -655,7 +521,7 @@ def _inspect_class_names(
         lambda name: f"The class {name!r} of {source.key} begins with a byte order mark",
         "save the list of classes as UTF-8 without one",
     )
-    if _is_dataset(source) and trained_classes:
+    if source.is_dataset and trained_classes:
         found += select(
             "classes in another order than in training",
             moved_classes(classes, trained_classes),
@@ -669,7 +535,7 @@ def _inspect_class_names(
 
 
 def _inspect_num_classes(
-    cfg: Config, source: _Source, classes: Sequence[str] | str | None, kind: type | None = None
+    cfg: Config, source: Source, classes: Sequence[str] | str | None, kind: type | None = None
 ) -> list[Finding]:
     if not _are_classes(classes):
         return _inspect_class_names(source, classes, None)

@@ -44,14 +44,14 @@ class ChannelsLastHook(Hook):
                 # DDP has laid out its buckets by the weights' strides: there, images alone are
                 # turned.
                 backbone.to(memory_format=torch.channels_last)
-            if _hand_on not in backbone._forward_hooks.values():
+            if _turn_back not in backbone._forward_hooks.values():
                 backbone.register_forward_pre_hook(_turn)
-                backbone.register_forward_hook(_hand_on)
+                backbone.register_forward_hook(_turn_back)
 
 
 def _turn(backbone: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     return (inputs[0].contiguous(memory_format=torch.channels_last),)
 
 
-def _hand_on(backbone: nn.Module, inputs: tuple, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _turn_back(backbone: nn.Module, inputs: tuple, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.contiguous() for x in maps)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.engine.models import unwrapped
 
 
 @HOOKS.register_module()
@@ -62,8 +62,6 @@ def _map_predictions(model: nn.Module, places: list[int]) -> None:
         model: The model, in whatever wrapper.
         places: For each class of the tested set, its number in the model.
     """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
     columns = torch.tensor(places)
     numbers = columns.argsort()
 
@@ -79,4 +77,4 @@ def _map_predictions(model: nn.Module, places: list[int]) -> None:
                     mapped = table[value] if name == "pred_label" else value[..., table]
                     sample.set_field(mapped, name)
 
-    model.register_forward_hook(rename)
+    unwrapped(model).register_forward_hook(rename)

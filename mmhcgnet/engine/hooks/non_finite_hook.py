@@ -11,13 +11,13 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmhcgnet.engine.models import unwrapped
 from mmhcgnet.errors import UsageError
 from mmhcgnet.weights import listed, not_finite
 
@@ -80,8 +80,8 @@ class NonFiniteHook(Hook):
 
         self._forget()
         # A model may hold an infinity by design, as in a mask.
-        self._infinite = {*not_finite(dict(_unwrapped(runner.model).named_buffers()))}
-        self._handles = [_unwrapped(runner.model).register_forward_hook(keep)]
+        self._infinite = {*not_finite(dict(unwrapped(runner.model).named_buffers()))}
+        self._handles = [unwrapped(runner.model).register_forward_hook(keep)]
         for wrapper in _wrappers(runner):
             self._handles.append(wrapper.optimizer.register_step_pre_hook(check))
 
@@ -151,7 +151,7 @@ class NonFiniteHook(Hook):
         )
         buffers = {
             name: buffer
-            for name, buffer in _unwrapped(runner.model).named_buffers()
+            for name, buffer in unwrapped(runner.model).named_buffers()
             if buffer.is_floating_point() and name not in self._infinite
         }
         if _anywhere(_perhaps_not_finite(list(buffers.values()))):
@@ -186,12 +186,6 @@ class NonFiniteHook(Hook):
         self._handles, self._losses, self._batch = [], {}, None
         self._stepped.clear()
         self._skipped.clear()
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model):
-        model = model.module
-    return model
 
 
 def _wrappers(runner: Runner) -> list[OptimWrapper]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import get_state_dict
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from mmhcgnet.checkpoints import Checkpoint, use_safe_loader
 from mmhcgnet.checkpoints.strict import AVERAGED, check_averaged, load_strictly, parts_above
+from mmhcgnet.engine.models import unwrapped
 from mmhcgnet.engine.resumed_state import check_training_state, overruled_settings
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
@@ -63,13 +63,11 @@ class StrictLoadHook(Hook):
             UsageError: If it does not fit, or a part that is to start from scratch does not exist.
         """
         path = runner._load_from or "that was named"
-        model = runner.model
-        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-            model = model.module
+        model = unwrapped(runner.model)
         own = get_state_dict(model)
         hcgnet = any(isinstance(module, HCGNet) for module in model.modules())
         opened = Checkpoint(checkpoint, path).require(holds_deployed(own) if hcgnet else None)
-        weights = self._hand_on(opened)
+        weights = self._as_checked(opened)
         averaged = checkpoint.get("ema_state_dict", {})
         if not isinstance(averaged, dict) or not all(isinstance(name, str) for name in averaged):
             raise UsageError(f"The averaged weights in the checkpoint {path} have no names.")
@@ -94,7 +92,7 @@ class StrictLoadHook(Hook):
                     level=logging.WARNING,
                 )
 
-    def _hand_on(self, opened: Checkpoint) -> OrderedDict[str, Tensor]:
+    def _as_checked(self, opened: Checkpoint) -> OrderedDict[str, Tensor]:
         """Let MMEngine take the weights as they were checked."""
         # The pattern is that of Runner.load_checkpoint, in which a dot is any character.
         weights = OrderedDict(

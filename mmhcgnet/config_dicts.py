@@ -1,7 +1,8 @@
-"""Types as configs write them."""
+"""The dicts that a config is made of, and the types that they name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -22,3 +23,12 @@ def type_name(cfg: Any) -> str:
     else:
         name = getattr(kind, "__name__", type(kind).__name__)
     return "Pretrained" if name == "PretrainedInit" else name
+
+
+def nested_dicts(node: Any) -> Iterator[dict]:
+    """Walk the dicts of a config, an outer one before those in it."""
+    if isinstance(node, dict):
+        yield node
+    if isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from nested_dicts(child)
