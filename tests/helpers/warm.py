@@ -60,11 +60,18 @@ class Run:
 
 
 class Warm:
-    """The process that forks. Use it as a context manager; tests have the fixture ``warm``."""
+    """The process that forks. Use it as a context manager; tests have the fixture ``warm``.
+
+    Args:
+        imports: Whether it imports the toolboxes first.
+    """
+
+    def __init__(self, imports: bool = True) -> None:
+        self._imports = imports
 
     def __enter__(self) -> Warm:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.warm"],
+            [sys.executable, "-m", "helpers.warm", *(["--import"] if self._imports else [])],
             cwd=Path(__file__).parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -116,10 +123,7 @@ def _kill_session(pid: int, signum: int) -> None:
         os.kill(pid, signum)
 
 
-def _serve() -> None:
-    # Its own answers go to the pipe; what the imports print does not.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def _import_toolboxes() -> None:
     import mmcv.ops  # noqa: F401
     import mmdet.apis
     import mmdet.utils
@@ -130,6 +134,14 @@ def _serve() -> None:
     for toolbox in (mmdet, mmpretrain):
         toolbox.utils.register_all_modules(init_default_scope=False)
     assert "mmhcgnet" not in sys.modules  # takes no time, and some ask where it is imported first
+
+
+def _serve() -> None:
+    # Its own answers go to the pipe; what the imports print does not.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if "--import" in sys.argv:
+        _import_toolboxes()
 
     def answer(what: object) -> None:
         print(json.dumps(what), file=answers, flush=True)
