@@ -95,9 +95,12 @@ def tame(cfg: Config) -> Config:
         for key in ("init_cfg", "pretrained", "teacher_ckpt", "checkpoint", "batch_augments"):
             if key in node:
                 node[key] = None
-        for key, most in (("max_per_img", 50), ("nms_pre", 200), ("num", 64)):
-            if key in node and (key != "num" or "Sampler" in type_name(node)):
-                node[key] = min(node[key], most)
+        if node.get("max_per_img", 0) >= 1000:  # proposals
+            node.max_per_img = 50
+        if "nms_pre" in node:
+            node.nms_pre = min(node.nms_pre, 200)
+        if "num" in node and "Sampler" in type_name(node):
+            node.num = min(node.num, 64)
         if "teacher_config" in node:  # written from the folder above the toolbox's configs
             node.teacher_config = str(find_configs_folder("mmdet").parent / node.teacher_config)
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
@@ -156,7 +159,11 @@ def detection_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch
             sample.proposals = proposals
         sample.gt_sem_seg.sem_seg[sample.gt_sem_seg.sem_seg > 1] = 0
         sample.set_metainfo(
-            dict(homography_matrix=np.eye(3), batch_input_shape=size, pad_shape=size)
+            dict(
+                homography_matrix=np.eye(3, dtype=np.float32),
+                batch_input_shape=size,
+                pad_shape=size,
+            )
         )
     if kind == "SoftTeacher":
         names = ("sup", "unsup_teacher", "unsup_student")
@@ -218,8 +225,9 @@ def try_model(cfg: Config, again: bool = False) -> dict:
 
     Args:
         cfg: A config.
-        again: Whether it failed: with larger images, and after initialising, which takes long and
-            without which some tensors hold anything.
+        again: Whether it failed. Now with larger images, in a group of processes, which some ask
+            for, and after initialising, which takes long and without which some tensors hold
+            anything.
 
     Returns:
         ``done``: the steps that went well; ``error``: of the one that did not; ``strides``: of the
@@ -229,6 +237,9 @@ def try_model(cfg: Config, again: bool = False) -> dict:
     done: list[str] = []
     found: dict[str, Any] = dict(done=done, error="", strides={}, no_gradient=[])
     try:
+        if again and not torch.distributed.is_initialized():
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         model = revert_sync_batchnorm(build_model(cfg))
         done.append("build")
         if again:
