@@ -157,6 +157,7 @@ def detection_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch
     for sample, proposals in zip(data["data_samples"], demo_mm_proposals(shapes, 20), strict=True):
         if not cfg.model.get("rpn_head"):  # Fast R-CNN
             sample.proposals = proposals
+        sample.gt_instances.labels.zero_()  # a class that every model has
         sample.gt_sem_seg.sem_seg[sample.gt_sem_seg.sem_seg > 1] = 0
         sample.set_metainfo(
             dict(
