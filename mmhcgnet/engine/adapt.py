@@ -245,11 +245,11 @@ class _Adapter:
         """Return the HCGNet for a ResNet, and the maps of both."""
         toolbox = _scope_of(resnet) or self.scope
         given = resnet.get("out_indices", (3,) if toolbox == "mmpretrain" else (0, 1, 2, 3))
-        arguments = dict(out_indices=given) | _geometry(resnet, path)
-        if toolbox == "mmdet":
-            arguments["norm_eval"] = (
-                True  # which MMDetection's ResNet does unless it is told not to
-            )
+        arguments = dict(out_indices=given)
+        if not self.backbone.keys() & {"output_stride", "strides", "dilations"}:
+            arguments |= _geometry(resnet, path)
+        if toolbox == "mmdet":  # whose ResNet does so unless it is told not to
+            arguments["norm_eval"] = True
         arguments |= {key: resnet[key] for key in _CARRIED if key in resnet}
         if (arguments.get("norm_cfg") or {}).get("eps") == 0:  # which goes with its weights
             arguments["norm_cfg"] = {k: v for k, v in arguments["norm_cfg"].items() if k != "eps"}
@@ -275,6 +275,11 @@ class _Adapter:
         self.report.changes.append(
             f"{path}: {type_name(resnet)}-{resnet.get('depth')} -> dict({shown})"
         )
+        if network.get("init_cfg") is None and network.get("frozen_stages", -1) >= 0:
+            self.report.changes.append(
+                f"{path}.init_cfg: no weights, and frozen_stages={network.frozen_stages} freezes "
+                "random ones: give pretrained, or frozen_stages=-1, norm_eval=False"
+            )
         return network, levels
 
     def _levels(self, resnet: dict, old: Any, new: Any, path: str) -> list[_Level]:

@@ -72,6 +72,21 @@ def test_arguments_come_before_the_configs():
     assert model.neck.in_channels == list(HCGNet("C", out_indices=(0, 1, 2, 3)).out_channels)
 
 
+def test_frozen_random_weights_are_mentioned():
+    cfg = shipped("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    mention = "frozen_stages=1 freezes random ones"
+    assert mention in str(adapt_config(cfg)[1])
+    for kwargs in (dict(pretrained="b.pth"), dict(frozen_stages=-1)):
+        assert mention not in str(adapt_config(cfg, **kwargs)[1])
+
+
+def test_another_output_stride_than_the_configs():
+    model, _ = adapt(segmenter(decode_head=head(2048, 3)), output_stride=16)
+    assert model.backbone.output_stride == 16 and "strides" not in model.backbone
+    model, _ = adapt(segmenter(decode_head=head(2048, 3)), strides=(1, 2, 2, 1))
+    assert "output_stride" not in model.backbone
+
+
 def test_the_levels_of_a_config_stay():
     """DETR's are 8 to 64, the last one made by the neck."""
     model, _ = adapt(shipped("mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py"))
