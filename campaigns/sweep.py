@@ -95,9 +95,12 @@ def tame(cfg: Config) -> Config:
         for key in ("init_cfg", "pretrained", "teacher_ckpt", "checkpoint", "batch_augments"):
             if key in node:
                 node[key] = None
-        for key, most in (("max_per_img", 50), ("nms_pre", 200), ("num", 64)):
-            if key in node and (key != "num" or "Sampler" in type_name(node)):
-                node[key] = min(node[key], most)
+        if node.get("max_per_img", 0) >= 1000:  # proposals
+            node.max_per_img = 50
+        if "nms_pre" in node:
+            node.nms_pre = min(node.nms_pre, 200)
+        if "num" in node and "Sampler" in type_name(node):
+            node.num = min(node.num, 64)
         if "teacher_config" in node:  # written from the folder above the toolbox's configs
             node.teacher_config = str(find_configs_folder("mmdet").parent / node.teacher_config)
     preprocessor = cfg.model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
@@ -152,10 +155,16 @@ def detection_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch
     )
     shapes = [shape] * batch
     for sample, proposals in zip(data["data_samples"], demo_mm_proposals(shapes, 20), strict=True):
-        sample.proposals = proposals
+        if not cfg.model.get("rpn_head"):  # Fast R-CNN
+            sample.proposals = proposals
+        sample.gt_instances.labels.zero_()  # a class that every model has
         sample.gt_sem_seg.sem_seg[sample.gt_sem_seg.sem_seg > 1] = 0
         sample.set_metainfo(
-            dict(homography_matrix=np.eye(3), batch_input_shape=size, pad_shape=size)
+            dict(
+                homography_matrix=np.eye(3, dtype=np.float32),
+                batch_input_shape=size,
+                pad_shape=size,
+            )
         )
     if kind == "SoftTeacher":
         names = ("sup", "unsup_teacher", "unsup_student")
@@ -180,12 +189,14 @@ def classification_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], 
         return [torch.randint(0, 256, (3, height, width), dtype=torch.uint8) for _ in range(batch)]
 
     samples = [DataSample().set_gt_label(i % 2) for i in range(batch)]
+    if any(node.get("use_sigmoid") for node in nested_dicts(cfg.model)):  # as mixup has them
+        for i, sample in enumerate(samples):
+            sample.set_gt_score(torch.eye(cfg.model.head.num_classes)[i % 2])
     kind = type_name(cfg.model)
     if "Classifier" in kind or "Retriever" in kind:
         return dict(inputs=images(*size), data_samples=samples)
-    views = [images(*size) for _ in range(2)]
-    if kind == "SwAV":
-        views += [images(64, 64) for _ in range(6)]
+    sizes = [size] * 2 + ([(64, 64)] * 6 if kind == "SwAV" else [])
+    views = [torch.stack(images(*each)).float() for each in sizes]
     return dict(inputs=views, data_samples=samples)
 
 
@@ -215,8 +226,9 @@ def try_model(cfg: Config, again: bool = False) -> dict:
 
     Args:
         cfg: A config.
-        again: Whether it failed: with larger images, and after initialising, which takes long and
-            without which some tensors hold anything.
+        again: Whether it failed. Now with larger images, in a group of processes, which some ask
+            for, and after initialising, which takes long and without which some tensors hold
+            anything.
 
     Returns:
         ``done``: the steps that went well; ``error``: of the one that did not; ``strides``: of the
@@ -224,8 +236,11 @@ def try_model(cfg: Config, again: bool = False) -> dict:
     """
     torch.manual_seed(0)
     done: list[str] = []
-    found: dict[str, Any] = dict(done=done, error="", strides=[], no_gradient=[])
+    found: dict[str, Any] = dict(done=done, error="", strides={}, no_gradient=[])
     try:
+        if again and not torch.distributed.is_initialized():
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         model = revert_sync_batchnorm(build_model(cfg))
         done.append("build")
         if again:
@@ -295,7 +310,7 @@ def _predict(cfg: Config, model: nn.Module, size: tuple[int, int]) -> None:
         model = model.detector
     if kind == "ImageToImageRetriever":
         model.prototype, model.prototype_inited = None, True
-        model.prototype_vecs = torch.rand(3, model.extract_feat(torch.rand(1, 3, *size)).shape[1])
+        model.prototype_vecs = torch.rand(3, cfg.model.head.in_channels)
     if kind == "BaseReID":
         data = reid_inputs(1)
     elif kind == "SoftTeacher":
@@ -321,15 +336,17 @@ def _stacked(data: dict) -> dict:
     return data
 
 
-def meant_strides(model: Any) -> dict[int, int]:
-    """How many maps the ResNets of a config mean at each stride."""
-    found: collections.Counter = collections.Counter()
-    for resnet in [node for node in nested_dicts(model) if type_name(node) in RESNETS]:
+def meant_strides(cfg: Config) -> list[int]:
+    """The strides of the maps that the ResNets of a config give, in ascending order."""
+    found = set()
+    for resnet in nested_dicts(cfg.model):
+        if type_name(resnet) not in RESNETS:
+            continue
         strides = np.cumprod([4, *resnet.get("strides", (1, 2, 2, 2))[1:]])
-        single = "mmpretrain" in str(resnet.get("_scope_", "")) or "mmpretrain." in str(resnet.type)
-        default = (3,) if single else (0, 1, 2, 3)
-        found.update(int(strides[i]) for i in resnet.get("out_indices", default))
-    return dict(found)
+        scope = str(resnet.type).rpartition(".")[0] or cfg.get("default_scope")
+        last = (3,) if scope == "mmpretrain" else (0, 1, 2, 3)
+        found |= {int(strides[i]) for i in resnet.get("out_indices", last)}
+    return sorted(found)
 
 
 def run_one(toolbox: str, path: Path, script: bool) -> dict:
@@ -441,7 +458,7 @@ def run(
             with log.open("a") as file:
                 file.write(json.dumps(known[model]) + "\n")
             print(f"{len(known)}: {toolbox}::{name}: {verdict(known[model])}", file=sys.stderr)
-        meant = meant_strides(cfg.model)
+        meant = meant_strides(cfg)
         rows.append(known[model] | dict(toolbox=toolbox, name=name, meant=meant))
     return rows
 
@@ -457,12 +474,9 @@ def verdict(row: dict) -> str:
 
 
 def at_stride(row: dict) -> bool:
-    """Whether all maps have the strides that the config means."""
-    obtained: collections.Counter = collections.Counter()
-    for strides in row["strides"].values():
-        obtained.update(strides)
-    wanted = {int(key): value for key, value in row["meant"].items()}
-    return not set(obtained) - set(wanted) and bool(obtained)
+    """Whether the maps have the strides that the config means."""
+    obtained = {stride for strides in row["strides"].values() for stride in strides}
+    return obtained == set(row["meant"])
 
 
 def table(rows: list[dict]) -> str:

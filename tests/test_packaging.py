@@ -85,13 +85,13 @@ def test_metadata(wheel):
     assert f"Version: {mmhcgnet.__version__}\n" in metadata
     assert "Requires-Python: >=3.10\n" in metadata
     assert "License-File: LICENSE\n" in metadata
-    # The MM packages only ever come as one of the two extras.
+    # The MM packages only ever come as extras of one of the two lines.
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     for line in required:
         assert ("mm" in line.split()[1]) == any(
-            f'extra == "{extra}"' in line for extra in ("onedl", "openmmlab", "mim")
+            f'extra == "{extra}"' in line for extra in ("onedl", "onedl-mmseg", "openmmlab", "mim")
         )
-    for extra in ("onedl", "openmmlab"):
+    for extra in ("onedl", "onedl-mmseg", "openmmlab"):
         lines = (ROOT / f"requirements/{extra}.txt").read_text().splitlines()
         pins = [line for line in lines if not line.startswith("#")]
         assert {f'Requires-Dist: {pin}; extra == "{extra}"' for pin in pins} <= set(required)

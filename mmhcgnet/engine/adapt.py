@@ -215,7 +215,7 @@ class _Adapter:
             self.report.changes.append(f"{path}.pretrained: {parent['pretrained']} -> None")
             parent["pretrained"] = None
         if wrapper == "BiSeNetV1":
-            self._set(parent, "context_channels", path, _tail(parent, levels))
+            self._rewire_bisenet(parent, path, levels)
             return
         # A teacher's neck and heads have its prefix; a student's are all that have no other's.
         prefix = name.removesuffix("backbone") if name.endswith("backbone") else ""
@@ -362,6 +362,18 @@ class _Adapter:
                 if key in part and (value := _matching(part[key], levels)) is not None:
                     self._set(part, key, place, value)
 
+    def _rewire_bisenet(self, wrapper: dict, path: str, levels: list[_Level]) -> None:
+        """Set the widths of a BiSeNetV1, the first of which is its own.
+
+        It joins maps of the first width and of the last of its spatial path, and takes it that
+        both together have as many channels as the backbone's map of stride 16.
+        """
+        context, spatial = wrapper["context_channels"], wrapper["spatial_channels"]
+        maps = [level.new for level in levels[-2:]]
+        self._set(wrapper, "context_channels", path, type(context)([context[0], *maps]))
+        rest = maps[0] - context[0]
+        self._set(wrapper, "spatial_channels", path, type(spatial)([*spatial[:-1], rest]))
+
     def _set(self, node: dict, key: str, path: str, value: Any) -> None:
         if value is not None and node[key] != value:
             self.report.changes.append(f"{path}.{key}: {_shown(node[key])} -> {_shown(value)}")
@@ -436,12 +448,6 @@ def _channels(node: dict, path: str, levels: list[_Level]) -> Any:
 def _matching(old: Any, levels: list[_Level]) -> int | None:
     """The channels now of the last map that had so many."""
     return next((level.new for level in reversed(levels) if level.old == old), None)
-
-
-def _tail(parent: dict, levels: list[_Level]) -> Any:
-    """BiSeNetV1's ``context_channels``: a width of its own, and the last two maps."""
-    stated = parent["context_channels"]
-    return type(stated)([stated[0], *(level.new for level in levels[2:])])
 
 
 def _parts(node: Any, path: str) -> Iterator[tuple[dict, str]]:

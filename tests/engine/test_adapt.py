@@ -238,9 +238,11 @@ def test_jpu_hands_maps_of_the_backbone_on():
 
 
 def test_wrapped_backbones():
-    inner = dict(backbone_cfg=resnet(), context_channels=(512, 1024, 2048))
-    model, _ = adapt(config("mmseg", backbone=dict(type="BiSeNetV1", **inner)))
+    channels = dict(context_channels=(512, 1024, 2048), spatial_channels=(256, 256, 256, 512))
+    inner = dict(type="BiSeNetV1", backbone_cfg=resnet(), **channels)
+    model, _ = adapt(config("mmseg", backbone=inner))
     assert model.backbone.context_channels == (512, *NEW[2:])
+    assert model.backbone.spatial_channels == (256, 256, 256, NEW[2] - 512)
     with pytest.raises(UsageError, match="model.backbone is an ICNet, which calls the layers"):
         adapt(config("mmseg", backbone=dict(type="ICNet", backbone_cfg=resnet())))
 
