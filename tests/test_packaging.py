@@ -222,6 +222,8 @@ def jobs(setup_env, monkeypatch, tmp_path):
     """The commands that the set-up would run, by turns: each list runs at once."""
     started = []
     monkeypatch.setattr(setup_env, "WHEELS", tmp_path)
+    (tmp_path / "lib/python3.11/site-packages").mkdir(parents=True)
+    monkeypatch.setattr(setup_env, "VENV", tmp_path)
     monkeypatch.setattr(setup_env, "HEADER", tmp_path / "precompiled/torch_types.h")
     monkeypatch.setattr(setup_env, "is_cached", lambda pin: True)
     monkeypatch.setattr(setup_env, "cuda_environment", dict)

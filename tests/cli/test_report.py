@@ -120,7 +120,7 @@ def torchrun(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    monkeypatch.setattr(launch, "_PATIENCE", timedelta(seconds=0.5))
+    monkeypatch.setattr(launch, "_PATIENCE", timedelta(seconds=1))
     return store
 
 
