@@ -1,0 +1,6 @@
+"""Models out of PyTorch: graphs of standard ONNX operators with pre- and post-processing inside."""
+
+from .files import FORMATS, write_model
+from .models import Exported, export_backbone, export_model
+
+__all__ = ["FORMATS", "Exported", "export_backbone", "export_model", "write_model"]
