@@ -107,6 +107,4 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     places = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
     first = np.floor(places).astype(np.int32)
     weights = np.rint((places - first) * np.float32(2048)).astype(np.int32)
-    weights[(first < 0) | (first >= old - 1)] = 0
-    first = first.clip(0, old - 1)
-    return first, (first + 1).clip(max=old - 1), weights
+    return first.clip(0, old - 1), (first + 1).clip(0, old - 1), weights
