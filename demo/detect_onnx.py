@@ -1,7 +1,4 @@
-"""Find objects by an exported detector with NumPy, Pillow and ONNX Runtime, and nothing else.
-
-python detect_onnx.py model.onnx image.jpg
-"""
+"""Runs an exported detector with NumPy, Pillow and ONNX Runtime: detect_onnx.py MODEL IMAGE."""
 
 import json
 import sys
@@ -19,17 +16,16 @@ def main(model: str, file: str) -> None:
     long, short = max(step["size"]), min(step["size"])
     scale = min(long / max(image.size), short / min(image.size))
     width, height = (int(side * scale + 0.5) for side in image.size)
-    # Right and bottom are padded, so that the sides are multiples of a number.
-    divisor = facts["pad_divisor"]
+    divisor = facts["pad_divisor"]  # of both sides, by padding at the right and at the bottom
     shape = (1, -(-height // divisor) * divisor, -(-width // divisor) * divisor, 3)
     batch = np.zeros(shape, dtype=np.uint8)
     batch[0, :height, :width] = np.array(image.resize((width, height), Image.BILINEAR))
     sizes = np.array([[height, width]], dtype=np.int64)
 
-    names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, dict(images=batch, sizes=sizes)), strict=True))
+    names = ["boxes", "scores", "labels"]
+    boxes, scores, labels = session.run(names, dict(images=batch, sizes=sizes))
     draw = ImageDraw.Draw(image)
-    for box, score, label in zip(*(outputs[key][0] for key in ("boxes", "scores", "labels"))):
+    for box, score, label in zip(boxes[0], scores[0], labels[0], strict=True):
         if label < 0 or score < 0.3:  # the objects are sorted, and -1 stands behind the last
             break
         name = facts["classes"][label] if facts["classes"] else label

@@ -7,10 +7,13 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
+
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.engine.configs import check_sections, load_config
 from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
 from mmhcgnet.engine.export.checking import difference
+from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.export.pipeline import describe_pipeline
 from mmhcgnet.engine.models import load_model
 from mmhcgnet.errors import UsageError
@@ -105,3 +108,17 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> None:
+    """Put an exported file in the place of a config's model, and leave out what acts on that.
+
+    Args:
+        cfg: The config, changed in place.
+        path: The file.
+        engine: What runs it; by default what is installed.
+    """
+    kind = f"{ExportedModel.__module__}.{ExportedModel.__name__}"
+    cfg.model = dict(type=kind, path=path, engine=engine)
+    for key in ("data_preprocessor", "custom_hooks", "load_from", "resume"):
+        cfg.pop(key, None)

@@ -138,6 +138,21 @@ def test_a_backbone(export, folder):
     ]
 
 
+def test_the_example_that_stands_alone(export, folder):
+    writes_onnx()
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    export("detector", "-o", "example.onnx")
+    script = ROOT / "demo/detect_onnx.py"
+    assert len(script.read_text().splitlines()) <= 40
+    result = run_new(sys.executable, script, "example.onnx", "0.png", cwd=folder)
+    assert result.code == 0, result.err
+    found = Predictor("example.onnx")("0.png")  # which resizes as OpenCV does, and not as Pillow
+    likely = [NAMES[i] for i in found["labels"][found["scores"] >= 0.3]]
+    seen = [line.split()[0] for line in result.out.splitlines()]
+    assert likely and seen[0] == likely[0] and abs(len(seen) - len(likely)) <= 2
+    assert (folder / "objects.png").is_file()
+
+
 def test_what_goes_wrong_is_said(export, folder):
     writes_onnx()
     (folder / "there.onnx").touch()
