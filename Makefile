@@ -12,7 +12,7 @@ help:
 	@echo "make test-all  run all tests"
 	@echo "make test-gpu  run the tests that want CUDA devices"
 	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
-	@echo "make campaigns kill, damage, attack and mislead runs some 1,000 times (more than an hour on 2 cores)"
+	@echo "make campaigns kill, damage, attack and mislead runs some 1,000 times, and try all configs of the toolboxes (more than two hours on 2 cores)"
 	@echo "make lint      check the code's style; make format fixes most of it"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
@@ -49,7 +49,7 @@ bench: setup
 
 # Each ends with a line that says what it has found, and with an error if anything got through.
 campaigns: setup
-	@for name in kills damage payloads data_faults properties; do \
+	@for name in kills damage payloads data_faults properties sweep; do \
 	  echo "== $$name"; $(VENV_PYTHON) -m campaigns.$$name || exit 1; done
 
 lint: setup

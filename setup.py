@@ -55,6 +55,7 @@ setup(
     install_requires=requirements("runtime"),
     extras_require={
         "onedl": requirements("onedl"),
+        "onedl-mmseg": requirements("onedl-mmseg"),
         "openmmlab": requirements("openmmlab"),
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),

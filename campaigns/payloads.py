@@ -432,8 +432,8 @@ def unpickle_record(path: Path) -> object:
         with tarfile.open(path) as archive:
             return pickle.load(archive.extractfile("pickle"))
     with zipfile.ZipFile(path) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
-        return pickle.loads(archive.read(name))
+        (name,) = {name for name in archive.namelist() if name.endswith("data.pkl")}
+        return pickle.loads(archive.read(name))  # of two, Python takes the last one
 
 
 scalar = np.float64().__reduce__()[0]
@@ -482,7 +482,7 @@ PAYLOADS: dict[str, Payload] = {
         lambda genuine, line: pickle.dumps(Call(exec, line)),
         trigger=lambda path: pickle.loads(path.read_bytes()),
     ),
-    "two pickles": Payload(twice),
+    "two pickles": Payload(twice, trigger=unpickle_record),
     "other records": Payload(with_records),
     "TorchScript": Payload(torchscript, trigger=unpickle_record),
     "safetensors by name": Payload(

@@ -6,6 +6,7 @@ from ._compat import check_dependencies
 # installation should end in one clear sentence instead of a traceback from inside them.
 check_dependencies()
 
+from .engine.adapt import adapt_config  # noqa: E402
 from .engine.hooks import (  # noqa: E402
     ChannelsLastHook,
     ClassOrderHook,
@@ -19,6 +20,7 @@ from .engine.hooks import (  # noqa: E402
     StrictLoadHook,
     UntrainedNormHook,
 )
+from .engine.layer_decay import LayerDecayConstructor  # noqa: E402
 from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
 from .models import DropoutNeck, HCGNet  # noqa: E402
@@ -34,6 +36,7 @@ __all__ = [
     "HCGNet",
     "ImageNameHook",
     "InterruptHook",
+    "LayerDecayConstructor",
     "NonFiniteHook",
     "ResumableEpochLoop",
     "ResumableIterLoop",
@@ -41,6 +44,7 @@ __all__ = [
     "StrictLoadHook",
     "UntrainedNormHook",
     "__version__",
+    "adapt_config",
 ]
 
 register_classifiers()

@@ -89,13 +89,13 @@ def test_metadata(wheel):
     assert f"Version: {mmhcgnet.__version__}\n" in metadata
     assert "Requires-Python: >=3.10\n" in metadata
     assert "License-File: LICENSE\n" in metadata
-    # The MM packages only ever come as one of the two extras.
+    # The MM packages only ever come as extras of one of the two lines.
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
     for line in required:
         assert ("mm" in line.split()[1]) == any(
-            f'extra == "{extra}"' in line for extra in ("onedl", "openmmlab", "mim")
+            f'extra == "{extra}"' in line for extra in ("onedl", "onedl-mmseg", "openmmlab", "mim")
         )
-    for extra in ("onedl", "openmmlab"):
+    for extra in ("onedl", "onedl-mmseg", "openmmlab"):
         lines = (ROOT / f"requirements/{extra}.txt").read_text().splitlines()
         pins = [line for line in lines if not line.startswith("#")]
         assert {f'Requires-Dist: {pin}; extra == "{extra}"' for pin in pins} <= set(required)
@@ -226,6 +226,8 @@ def jobs(setup_env, monkeypatch, tmp_path):
     """The commands that the set-up would run, by turns: each list runs at once."""
     started = []
     monkeypatch.setattr(setup_env, "WHEELS", tmp_path)
+    (tmp_path / "lib/python3.11/site-packages").mkdir(parents=True)
+    monkeypatch.setattr(setup_env, "VENV", tmp_path)
     monkeypatch.setattr(setup_env, "HEADER", tmp_path / "precompiled/torch_types.h")
     monkeypatch.setattr(setup_env, "is_cached", lambda pin: True)
     monkeypatch.setattr(setup_env, "cuda_environment", dict)
