@@ -45,9 +45,10 @@ def close(values, wanted):
         dict(out_indices=0),
         dict(arch=dict(TINY, stem="cifar", growth_rates=(12, 20), groups=2)),
         dict(norm_cfg=dict(type="GN", num_groups=1), act_cfg=dict(type="SiLU")),
+        dict(out_indices=(0, 1), output_stride=4),
         dict(out_indices=(0, 1), deploy=True),
     ],
-    ids=["maps", "first", "cifar", "layers", "deployed"],
+    ids=["maps", "first", "cifar", "layers", "stride", "deployed"],
 )
 def test_it_equals_the_plain_form(options):
     plain = network(**options)
