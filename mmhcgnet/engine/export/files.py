@@ -23,6 +23,7 @@ from .models import Exported
 
 FORMATS = ("onnx", "openvino")
 KEY = "mmhcgnet"  # of the JSON in the file
+SIDES = ("images", "height", "width")
 OPSET = 17  # of ONNX; from 16 on, RoiAlign knows aligned corners
 SMALLEST_HALF = 256  # values, below which a tensor is not worth a conversion
 
@@ -75,7 +76,7 @@ def _to_onnx(exported: Exported) -> Any:
     import onnx
 
     buffer = io.BytesIO()
-    sides = {0: "images", 1: "height", 2: "width"}
+    sides = dict(zip((0, 2, 3) if exported.is_raw else (0, 1, 2), SIDES, strict=True))
     axes = {name: sides if name == "images" else {0: "images"} for name in exported.inputs}
     options = {}
     if "dynamo" in inspect.signature(torch.onnx.export).parameters:

@@ -25,6 +25,7 @@ class Exported:
         inputs: Names of the inputs.
         outputs: Names of the outputs with those of their dynamic dimensions.
         facts: What the one who runs it has to know.
+        is_raw: Whether it takes what a network takes instead: fp32 ``(N, 3, H, W)``.
     """
 
     model: nn.Module
@@ -32,10 +33,13 @@ class Exported:
     inputs: tuple[str, ...]
     outputs: dict[str, dict[int, str]]
     facts: dict[str, Any]
+    is_raw: bool = False
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs to trace the model with: two images of 128 x 160 pixels of noise."""
         generator = torch.Generator().manual_seed(0)
+        if self.is_raw:
+            return (torch.randn(2, 3, 128, 160, generator=generator),)
         images = torch.randint(0, 256, (2, 128, 160, 3), generator=generator, dtype=torch.uint8)
         sizes = torch.tensor([[128, 160], [120, 150]])
         return (images, sizes)[: len(self.inputs)]
@@ -149,3 +153,17 @@ def export_backbone(model: nn.Module) -> Exported:
         for i in range(len(maps))
     }
     return Exported(exported, "features", ("images",), names, {})
+
+
+def export_network(network: nn.Module) -> Exported:
+    """Prepare any network that takes images, fp32 ``(N, 3, H, W)``; it is used up.
+
+    Args:
+        network: The network, in eval mode on the CPU.
+    """
+    simplify(network)
+    with torch.no_grad():
+        outputs = network(torch.zeros(1, 3, 64, 64))
+    number = 1 if isinstance(outputs, Tensor) else len(outputs)
+    names = {f"output{i}": {0: "images"} for i in range(number)}
+    return Exported(network, "features", ("images",), names, {}, is_raw=True)
