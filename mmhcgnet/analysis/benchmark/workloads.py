@@ -191,7 +191,8 @@ class InEngine(nn.Module):
             path = os.path.join(folder, "model.onnx")
             write_model(exported, path, {})
             try:
-                run = open_engine(path, self.engine, torch.get_num_threads())
+                shapes = {name: value.shape for name, value in inputs.items()}
+                run = open_engine(path, self.engine, torch.get_num_threads(), shapes)
             except RuntimeFileError as error:
                 raise UsageError(str(error)) from error
         return partial(run, inputs)

@@ -12,6 +12,7 @@ from mmhcgnet import HCGNet
 from mmhcgnet.engine.export import export_backbone, write_model
 from mmhcgnet.engine.export.files import _to_onnx
 from mmhcgnet.engine.export.network import simplify
+from mmhcgnet_runtime import open_engine
 
 TINY = dict(depths=(2, 1), growth_rates=(8, 8))
 
@@ -33,7 +34,7 @@ def with_preprocessor(backbone, **options):
 
 def close(values, wanted):
     for value, want in zip(values, wanted, strict=True):
-        value = torch.as_tensor(value)
+        value, want = torch.as_tensor(value), torch.as_tensor(want)
         assert value.shape == want.shape
         assert (value - want).abs().max() <= 1e-5 * want.abs().max()
 
@@ -83,3 +84,17 @@ def test_hcgnet_b_has_few_operators():
     exported = export_backbone(with_preprocessor(HCGNet("B").eval(), to_rgb=True))
     exported.example = lambda: (torch.zeros(1, 32, 32, 3, dtype=torch.uint8),)
     assert len(_to_onnx(exported).graph.node) <= 1500
+
+
+def test_fixed_shapes(tmp_path):
+    writes_onnx()
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    path, images = str(tmp_path / "backbone.onnx"), noise(2, 64, 96).numpy()
+    exported = export_backbone(with_preprocessor(network(), to_rgb=True))
+    write_model(exported, path, {})
+    fixed = open_engine(path, "openvino", shapes=dict(images=images.shape))
+    free = open_engine(path, "openvino")
+    close(fixed(dict(images=images)).values(), free(dict(images=images)).values())
+    free(dict(images=images[:1]))
+    with pytest.raises(RuntimeError):
+        fixed(dict(images=images[:1]))
