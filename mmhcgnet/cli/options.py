@@ -136,68 +136,20 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _drop_mask_head(cfg: Config) -> None:
-    """Let a detector without its mask head load the checkpoint of one that has it."""
-    if cfg.model.roi_head.mask_head is None:
-        # A ConfigDict keeps copies: what it is given is not what it holds.
-        cfg.default_hooks = cfg.get("default_hooks") or {}
-        cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
-        if cfg.default_hooks.strict_load is not None:
-            cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
-
-
-def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:
-    """Check that a test has measured something.
-
-    Args:
-        metrics: What it returned.
-        evaluated: What was to measure; some write predictions and no more.
-
-    Raises:
-        UsageError: If there are no metrics.
-    """
-    writers = [
-        getattr(metric, "format_only", False) or type(metric).__name__.startswith("Dump")
-        for metric in evaluated
-    ]
-    if not metrics and not all(writers):
-        raise UsageError(
-            "The test gave no metrics: the model has predicted nothing in any image. Test a "
-            "checkpoint that was trained for longer, or lower the score that predictions need "
-            "(score_thr in the model's test_cfg)."
-        )
-
-
-def decide_out_item(out: str | None, out_item: str | None) -> str | None:
-    """What ``--out`` of a test writes.
-
-    Args:
-        out: The file of ``--out``.
-        out_item: ``--out-item``; where it is absent the suffix decides.
-
-    Returns:
-        ``"pred"``, ``"metrics"`` or ``None``.
-
-    Raises:
-        UsageError: If the two do not go together.
-    """
-    if out is None:
-        if out_item is not None:
-            raise UsageError("--out-item says what --out FILE writes: give --out too.")
-        return None
-    suffix = os.path.splitext(out)[1]
-    pickled = suffix in (".pkl", ".pickle")
-    item = out_item or ("pred" if pickled else "metrics")
-    if suffix not in (".pkl", ".pickle", ".json", ".yaml", ".yml"):
-        raise UsageError(f"--out must end in .pkl (predictions) or .json (metrics), got {out}.")
-    if item == "pred" and not pickled:
-        raise UsageError(f"Predictions are written as a pickle: --out must end in .pkl, got {out}.")
-    return item
-
-
 def drop_validation(cfg: Config) -> None:
     """Train without validation (``--no-validate``)."""
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def set_deploy(cfg: Config) -> None:
+    """Test the model in its deployed form (``--deploy``).
+
+    An ``EMAHook``, which could not exchange the weights of a deployed model, is left out: what it
+    has saved as ``state_dict`` are the averaged weights already.
+    """
+    hooks = cfg.get("custom_hooks") or []
+    kept = [hook for hook in hooks if not type_name(hook).endswith("EMAHook")]
+    cfg.custom_hooks = [*kept, dict(type="mmhcgnet.DeployHook")]
 
 
 def set_visualization(
@@ -225,17 +177,6 @@ def set_visualization(
         )
     if show_dir:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmhcgnet.ImageNameHook")]
-
-
-def set_deploy(cfg: Config) -> None:
-    """Test the model in its deployed form (``--deploy``).
-
-    An ``EMAHook``, which could not exchange the weights of a deployed model, is left out: what it
-    has saved as ``state_dict`` are the averaged weights already.
-    """
-    hooks = cfg.get("custom_hooks") or []
-    kept = [hook for hook in hooks if not type_name(hook).endswith("EMAHook")]
-    cfg.custom_hooks = [*kept, dict(type="mmhcgnet.DeployHook")]
 
 
 def set_test_time_augmentation(cfg: Config) -> None:
@@ -277,3 +218,62 @@ def set_test_time_augmentation(cfg: Config) -> None:
         cfg.tta_pipeline = [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _drop_mask_head(cfg: Config) -> None:
+    """Let a detector without its mask head load the checkpoint of one that has it."""
+    if cfg.model.roi_head.mask_head is None:
+        # A ConfigDict keeps copies: what it is given is not what it holds.
+        cfg.default_hooks = cfg.get("default_hooks") or {}
+        cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+        if cfg.default_hooks.strict_load is not None:
+            cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
+
+
+def decide_out_item(out: str | None, out_item: str | None) -> str | None:
+    """What ``--out`` of a test writes.
+
+    Args:
+        out: The file of ``--out``.
+        out_item: ``--out-item``; where it is absent the suffix decides.
+
+    Returns:
+        ``"pred"``, ``"metrics"`` or ``None``.
+
+    Raises:
+        UsageError: If the two do not go together.
+    """
+    if out is None:
+        if out_item is not None:
+            raise UsageError("--out-item says what --out FILE writes: give --out too.")
+        return None
+    suffix = os.path.splitext(out)[1]
+    pickled = suffix in (".pkl", ".pickle")
+    item = out_item or ("pred" if pickled else "metrics")
+    if suffix not in (".pkl", ".pickle", ".json", ".yaml", ".yml"):
+        raise UsageError(f"--out must end in .pkl (predictions) or .json (metrics), got {out}.")
+    if item == "pred" and not pickled:
+        raise UsageError(f"Predictions are written as a pickle: --out must end in .pkl, got {out}.")
+    return item
+
+
+def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:
+    """Check that a test has measured something.
+
+    Args:
+        metrics: What it returned.
+        evaluated: What was to measure; some write predictions and no more.
+
+    Raises:
+        UsageError: If there are no metrics.
+    """
+    writers = [
+        getattr(metric, "format_only", False) or type(metric).__name__.startswith("Dump")
+        for metric in evaluated
+    ]
+    if not metrics and not all(writers):
+        raise UsageError(
+            "The test gave no metrics: the model has predicted nothing in any image. Test a "
+            "checkpoint that was trained for longer, or lower the score that predictions need "
+            "(score_thr in the model's test_cfg)."
+        )
