@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["mmhcgnet", "mmhcgnet.*"]),
+    packages=find_packages(include=["mmhcgnet", "mmhcgnet.*", "mmhcgnet_runtime"]),
     # No console scripts: `mim` takes the first installed file for the package's folder.
     install_requires=requirements("runtime"),
     extras_require={
@@ -59,6 +59,7 @@ setup(
         "openmmlab": requirements("openmmlab"),
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),
+        "deploy": requirements("deploy"),
         "safetensors": requirements("safetensors"),
         "tests": requirements("tests"),
     },

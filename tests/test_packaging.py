@@ -71,12 +71,16 @@ def wheel(tree, tmp_path_factory):
 def test_wheel_carries_package_and_mim_files(tree, wheel):
     names, _ = wheel
     assert MIM_FILES <= names
-    modules = {str(path.relative_to(tree)) for path in tree.glob("mmhcgnet/**/*.py")}
+    packages = ("mmhcgnet", "mmhcgnet_runtime")
+    modules = {
+        str(path.relative_to(tree)) for name in packages for path in tree.glob(f"{name}/**/*.py")
+    }
     assert modules <= names
     configs = {f"mmhcgnet/.mim/{path.relative_to(tree)}" for path in tree.glob("configs/**/*.py")}
     assert configs <= names
     # `mim` finds the package beside its metadata; anything else at the top would be a stray.
-    assert {name.split("/")[0] for name in names} == {"mmhcgnet", _metadata_name().split("/")[0]}
+    top = {name.split("/")[0] for name in names}
+    assert top == {*packages, _metadata_name().split("/")[0]}
     assert not any("__pycache__" in name or name.endswith("entry_points.txt") for name in names)
 
 

@@ -228,6 +228,7 @@ def test_models_by_name():
     [
         ("resnet50", "There is no model 'resnet50': give hcgnet-b, torchvision:resnet50"),
         ("hcgnet-d", "There is no hcgnet-d: choose one of hcgnet-a1"),
+        ("hcgnet-b:compile:openvino", "one engine or compiler"),
         ("hcgnet-b:deplyo", r"unknown word 'deplyo' \(did you mean deploy\?\)"),
         ("torchvision:resnet5", r"no classifier 'resnet5' \(did you mean resnet50"),
         ("torchvision:maskrcnn_resnet50_fpn", "no classifier"),
@@ -359,3 +360,33 @@ def test_a_table_has_a_dash_for_what_there_is_not():
     assert benchmark.as_row(result)[-3:] == ["–", "–", "–"]
     text = report.table(benchmark.HEADER, [benchmark.as_row(result)])
     assert len(text.splitlines()) == 3
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_runs_a_network(engine):
+    for package in ("onnx", engine):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    (result,) = benchmark.measure(
+        [f"{SMALL}:{engine}"], "forward", 2, (32, 48), rounds=1, say=lambda line: None
+    )
+    assert result.calls is None and result.ratio == 1
+    images = Workload("model", build(f"{SMALL}:{engine}"), "forward", 2, (32, 48)).compute()
+    assert [value.shape for value in images.values()] == [(2, 20, 16, 24)]
+
+
+def test_an_engine_runs_a_whole_detector():
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    arch = dict(depths=[1] * 4, growth_rates=[8] * 4)
+    cfg = Config.fromfile(DETECTOR)
+    cfg.model.backbone.arch = arch
+    cfg.model.neck.in_channels = [72, 44, 30, 23]
+    detector = workloads.InEngine(build_model(cfg), "onnxruntime")
+    outputs = workload(detector, "forward", 2, (64, 90)).compute()
+    assert outputs["masks"].shape == (2, 100, 28, 28)
+    assert (outputs["labels"] >= 0).all()  # as many as MMDetection's own workload has
+    with pytest.raises(UsageError, match="forward passes"):
+        workload(detector, "train")

@@ -8,6 +8,8 @@ type, mmdet.ResNet; a config file, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
   deploy    folded for inference
   compile   torch.compile, without a graph break
   backbone  the backbone of a config alone
+  openvino, onnxruntime
+            exported, and run by that engine
   KEY=VALUE an argument of the model (depth=50) or a setting of the config (model.backbone.arch=C)
 
 Ratios refer to the first model. Weights and images are random, and nothing is downloaded.

@@ -10,20 +10,24 @@ A model is named ``NAME[:WORD ...]``. The name is one of
 A word is ``KEY=VALUE``, an argument of the model or a setting of the config, or one of these:
 ``plain``, HCGNet trained layer by layer; ``with_cp``, recomputing in the backward pass;
 ``deploy``, folded for inference; ``compile``, by ``torch.compile`` without a graph break;
-``backbone``, that of a config alone.
+``backbone``, that of a config alone; ``onnxruntime`` or ``openvino``, exported and run there: of a
+detector with all from bytes to masks, of others what the network itself does.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
@@ -35,12 +39,15 @@ from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.analysis.complexity.counting import number_of_proposals, propose
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES, check_sections, load_config, ops_lack_the_gpu
 from mmhcgnet.engine.deploy import switch_to_deploy
+from mmhcgnet.engine.export import export_model, export_network, write_model
 from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
 from mmhcgnet.engine.models import build_model, explain_misspelt_types
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
+from mmhcgnet_runtime import RuntimeFileError, open_engine
 
-FORMS = ("backbone", "plain", "with_cp", "deploy", "compile")
+ENGINES = ("onnxruntime", "openvino")
+FORMS = ("backbone", "plain", "with_cp", "deploy", "compile", *ENGINES)
 # Objects in each image of a detector's batch; COCO has 7 on average.
 NUM_OBJECTS = 7
 
@@ -77,7 +84,10 @@ def build(name: str) -> nn.Module:
         if is_detector(model):
             raise UsageError(f"{name}: detectors do not compile in one graph; add :backbone.")
         model.compile(fullgraph=True, dynamic=False)
-    return model
+    engines = [form for form in forms if form in ENGINES]
+    if engines and ("compile" in forms or len(engines) > 1):
+        raise UsageError(f"{name}: one engine or compiler runs a model; leave the others out.")
+    return InEngine(model, *engines) if engines else model
 
 
 def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.Module:
@@ -146,6 +156,48 @@ def is_detector(model: nn.Module) -> bool:
     return any(kind.__name__ == "BaseDetector" for kind in type(model).__mro__)
 
 
+class InEngine(nn.Module):
+    """A model that an engine is to run.
+
+    Args:
+        model: The model.
+        engine: ``'onnxruntime'`` or ``'openvino'``.
+    """
+
+    def __init__(self, model: nn.Module, engine: str) -> None:
+        super().__init__()
+        self.model, self.engine = model, engine
+
+    def prepare(self, batch_size: int, size: tuple[int, int]) -> Callable[[], Any]:
+        """Export the model, which is used up, and return what runs it once on a batch of noise.
+
+        Raises:
+            UsageError: If a package is not installed, or the model cannot be exported.
+        """
+        model = self.model.eval()
+        generator = np.random.default_rng(0)
+        if is_detector(model):
+            if hasattr(model, "roi_head"):  # masks of as many objects as in PyTorch
+                model.roi_head.test_cfg.score_thr = 0.0
+            exported = export_model(model)
+            divisor = exported.facts["pad_divisor"]
+            padded = (-(-side // divisor) * divisor for side in size)
+            images = generator.integers(0, 256, (batch_size, *padded, 3), dtype=np.uint8)
+            inputs = dict(images=images, sizes=np.array([size] * batch_size))
+        else:
+            exported = export_network(model)
+            inputs = dict(images=generator.normal(size=(batch_size, 3, *size)).astype(np.float32))
+        with TemporaryDirectory() as folder:
+            path = os.path.join(folder, "model.onnx")
+            write_model(exported, path, {})
+            try:
+                shapes = {name: value.shape for name, value in inputs.items()}
+                run = open_engine(path, self.engine, torch.get_num_threads(), shapes)
+            except RuntimeFileError as error:
+                raise UsageError(str(error)) from error
+        return partial(run, inputs)
+
+
 class Workload:
     """A model and a batch; a call does the work once.
 
@@ -164,7 +216,8 @@ class Workload:
         channels_last: Let convolutions compute in that memory format.
 
     Raises:
-        UsageError: If there is nothing to train, or MMCV's ops do not exist for the device.
+        UsageError: If there is nothing to train, MMCV's ops do not exist for the device, or an
+            engine cannot run the model.
     """
 
     def __init__(
@@ -179,6 +232,12 @@ class Workload:
     ) -> None:
         self.trains = task == "train"
         self.batch_size = batch_size
+        if isinstance(model, InEngine):
+            if self.trains or device != "cpu":
+                raise UsageError(f"{name}: engines run forward passes on a CPU alone.")
+            self.model, self.compiled = model, True
+            self.compute = model.prepare(batch_size, size)
+            return
         self.compiled = model._compiled_call_impl is not None
         self.model = model.to(device).train(self.trains)
         if self.trains and not any(p.requires_grad for p in model.parameters()):

@@ -1,0 +1,124 @@
+"""Writing a model as a file for engines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.engine.configs import check_sections, load_config
+from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
+from mmhcgnet.engine.export.checking import difference
+from mmhcgnet.engine.export.in_runner import ExportedModel
+from mmhcgnet.engine.export.pipeline import describe_pipeline
+from mmhcgnet.engine.models import load_model
+from mmhcgnet.errors import UsageError
+from mmhcgnet.version import __version__
+from mmhcgnet_runtime import RuntimeFileError
+
+MOST = dict(full=1e-3, half=5e-2)  # the largest difference from PyTorch that is taken for rounding
+
+
+def export_file(
+    config: str,
+    checkpoint: str,
+    output: str | None = None,
+    format: str | None = None,
+    half: bool = False,
+    backbone: bool = False,
+    force: bool = False,
+    cfg_options: list[str] | None = None,
+) -> str:
+    """Export a model and print what was written and how far it is from PyTorch.
+
+    Args:
+        config: The config of the model.
+        checkpoint: Its weights.
+        output: The file to write; by default that of the checkpoint with another suffix.
+        format: ``'onnx'`` or ``'openvino'``; by default what the suffix of ``output`` says.
+        half: Store weights in half precision.
+        backbone: Export the backbone alone, with all its maps.
+        force: Overwrite an existing file.
+        cfg_options: ``key=value`` strings for the config.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        MissingFileError: If the config or the checkpoint does not exist.
+        UsageError: If the model cannot be loaded or exported, or the file cannot be written.
+    """
+    suffix = os.path.splitext(output)[1] if output else ""
+    format = format or ("openvino" if suffix == ".xml" else "onnx")
+    if output is None:
+        output = os.path.splitext(checkpoint)[0] + dict(onnx=".onnx", openvino=".xml")[format]
+    if os.path.exists(output) and not force:
+        raise UsageError(f"{output} already exists: name another file, or add --force.")
+    cfg = load_config(config, cfg_options)
+    check_sections(cfg, "model")
+    model = load_model(cfg, checkpoint)
+    exported = export_backbone(model) if backbone else export_model(model)
+    facts = dict(
+        classes=Checkpoint.open(checkpoint, in_full=False).classes,
+        layout="uint8 NHWC RGB",
+        config=os.path.basename(config),
+        checkpoint=os.path.basename(checkpoint),
+        version=__version__,
+        commit=_commit(),
+        **describe_pipeline(cfg),
+    )
+    nodes = write_model(exported, output, facts, format, half)
+    print(f"wrote {output}: {exported.task}, {nodes} operators", flush=True)
+    if facts["steps"] is None:
+        print(
+            f"The config prepares images by {facts['unknown_step']}, which the file cannot "
+            "describe: who runs it has to do so."
+        )
+    _check(exported, output, MOST["half" if half else "full"])
+    return output
+
+
+def _check(exported: Exported, output: str, most: float) -> None:
+    engines = ("openvino",) if output.endswith(".xml") else ("onnxruntime", "openvino")
+    if not any(find_spec(engine) for engine in engines):
+        print(f"It was not compared with PyTorch, as no engine is installed: {engines[0]}")
+        return
+    try:
+        found = difference(exported, output)
+    except RuntimeFileError as error:
+        raise UsageError(str(error)) from error
+    if found > most:
+        raise UsageError(
+            f"{output} differs from PyTorch by {found:.1g} and must not be used: please report it."
+        )
+    print(f"largest difference from PyTorch: {found:.1g}")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package lies in, if it does."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> None:
+    """Put an exported file in the place of a config's model, and leave out what acts on that.
+
+    Args:
+        cfg: The config, changed in place.
+        path: The file.
+        engine: What runs it; by default what is installed.
+    """
+    kind = f"{ExportedModel.__module__}.{ExportedModel.__name__}"
+    cfg.model = dict(type=kind, path=path, engine=engine)
+    for key in ("data_preprocessor", "custom_hooks", "load_from", "resume"):
+        cfg.pop(key, None)

@@ -1,0 +1,13 @@
+"""Models out of PyTorch: graphs of standard ONNX operators with pre- and post-processing inside."""
+
+from .files import FORMATS, write_model
+from .models import Exported, export_backbone, export_model, export_network
+
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "export_backbone",
+    "export_model",
+    "export_network",
+    "write_model",
+]

@@ -1,0 +1,83 @@
+"""An exported model in the place of a config's own, for MMEngine's runner to test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
+
+from mmhcgnet.errors import UsageError
+from mmhcgnet_runtime import RuntimeFileError, open_engine
+from mmhcgnet_runtime.masks import paste
+
+
+class ExportedModel(BaseModel):
+    """A file of a detector or a classifier, which reads what the config's dataloader gives.
+
+    Args:
+        path: The file.
+        engine: ``'onnxruntime'`` or ``'openvino'``; by default the one that is installed.
+
+    Raises:
+        UsageError: If it cannot be run here, or is a backbone.
+    """
+
+    def __init__(self, path: str, engine: str | None = None) -> None:
+        super().__init__()
+        try:
+            self.engine = open_engine(path, engine)
+        except (FileNotFoundError, RuntimeFileError) as error:
+            raise UsageError(str(error)) from error
+        self.facts = self.engine.facts
+        if self.facts["task"] == "features":
+            raise UsageError(f"{path} is a backbone alone, which has no metric.")
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Not there: a file is tested alone."""
+        raise NotImplementedError("An exported model has test_step alone.")
+
+    def test_step(self, data: dict) -> list:
+        """Predict a batch.
+
+        Args:
+            data: Of a dataloader: ``inputs``, images ``(3, H, W)`` in BGR, and ``data_samples``.
+
+        Returns:
+            The data samples with predictions.
+        """
+        images = [image.numpy()[::-1].transpose(1, 2, 0) for image in data["inputs"]]
+        samples = data["data_samples"]
+        if self.facts["task"] == "classification":
+            scores = self.engine(dict(images=np.stack(images)))["scores"]
+            for sample, score in zip(samples, torch.from_numpy(scores), strict=True):
+                sample.set_pred_score(score).set_pred_label(score.argmax(keepdim=True))
+            return samples
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        divisor = self.facts["pad_divisor"]
+        height, width = (int(-(-side // divisor) * divisor) for side in sizes.max(axis=0))
+        batch = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+        for place, image in zip(batch, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        outputs = self.engine(dict(images=batch, sizes=sizes))
+        for i, sample in enumerate(samples):
+            sample.pred_instances = self._instances(
+                {name: values[i] for name, values in outputs.items()}, sample.metainfo
+            )
+        return samples
+
+    def _instances(self, found: dict[str, np.ndarray], meta: dict) -> InstanceData:
+        there = found["labels"] >= 0
+        boxes = found["boxes"][there] / np.tile(np.float32(meta["scale_factor"]), 2)
+        instances = InstanceData(
+            bboxes=torch.from_numpy(boxes),
+            scores=torch.from_numpy(found["scores"][there]),
+            labels=torch.from_numpy(found["labels"][there]),
+        )
+        if "masks" in found:
+            threshold = self.facts["mask_threshold"]
+            masks = paste(found["masks"][there], boxes, meta["ori_shape"][:2], threshold)
+            instances.masks = torch.from_numpy(masks)
+        return instances

@@ -1,0 +1,144 @@
+"""Files of ONNX and OpenVINO, and the engines that run them."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+KEY = "mmhcgnet"  # of the JSON in a file
+PACKAGES = ("onnxruntime", "openvino")
+
+
+class RuntimeFileError(ValueError):
+    """A file that cannot be run here; the message is one sentence that says why."""
+
+
+class Engine(Protocol):
+    """An engine with a model in it.
+
+    Attributes:
+        facts (dict): What the file says about itself.
+    """
+
+    facts: dict[str, Any]
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute all outputs, by name."""
+        ...
+
+
+def open_engine(
+    path: str,
+    engine: str | None = None,
+    threads: int | None = None,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+) -> Engine:
+    """Open a model.
+
+    Args:
+        path: A file that ends in ``.onnx``, or in ``.xml`` with the ``.bin`` next to it.
+        engine: ``'onnxruntime'`` or ``'openvino'``; by default the first of them that is installed
+            and reads the file.
+        threads: Threads to use; by default the engine decides.
+        shapes: Shapes of the inputs, by name, where they are always the same. OpenVINO is quicker
+            then, and takes no others; ONNX Runtime makes no difference.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        RuntimeFileError: If it is not an exported model, or no engine for it is installed.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"The model {path} does not exist.")
+    if not path.endswith((".onnx", ".xml")):
+        raise RuntimeFileError(f"A model ends in .onnx or .xml, and {path} does not.")
+    if engine not in (None, *PACKAGES):
+        raise RuntimeFileError(f"There is no engine {engine!r}: choose onnxruntime or openvino.")
+    candidates = [engine] if engine else [name for name in PACKAGES if find_spec(name)]
+    if path.endswith(".xml"):
+        candidates = [name for name in candidates if name == "openvino"]
+    if not candidates or find_spec(candidates[0]) is None:
+        wanted = engine or ("openvino" if path.endswith(".xml") else "onnxruntime")
+        raise RuntimeFileError(f"{path} needs an engine: pip install {wanted}")
+    kind = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO)[candidates[0]]
+    try:
+        opened = kind(path, threads, shapes)
+    except Exception as error:  # engines have no common type
+        reason = " ".join(str(error).split())[:300]
+        raise RuntimeFileError(f"{candidates[0]} cannot read {path}: {reason}") from error
+    if not opened.facts:
+        raise RuntimeFileError(
+            f"{path} was not written by tools/deployment/export.py: it does not say how images "
+            "are prepared."
+        )
+    return opened
+
+
+class OnnxRuntime:
+    """ONNX Runtime on a CPU.
+
+    Args:
+        path: A file that ends in ``.onnx``.
+        threads: Threads to use.
+        shapes: Not used.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        threads: int | None = None,
+        shapes: dict[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads:
+            options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
+        self.facts = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}"))
+        self._names = [node.name for node in self._session.get_outputs()]
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute all outputs, by name."""
+        return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
+
+
+class OpenVINO:
+    """OpenVINO on a CPU, in single precision.
+
+    Args:
+        path: A file that ends in ``.xml`` or ``.onnx``.
+        threads: Threads to use.
+        shapes: Shapes of the inputs, by name.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        threads: int | None = None,
+        shapes: dict[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        import openvino
+
+        model = openvino.Core().read_model(path)
+        if shapes:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        # Of an ONNX file, OpenVINO keeps what it says about itself in a place of its own.
+        places = [place for place in ([KEY], ["framework", KEY]) if model.has_rt_info(place)]
+        self.facts = json.loads(model.get_rt_info(places[0]).astype(str)) if places else {}
+        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        self._model = openvino.Core().compile_model(model, "CPU", options)
+        self._names = [output.get_any_name() for output in self._model.outputs]
+
+    def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute all outputs, by name."""
+        results = self._model(inputs)
+        return {name: np.array(results[i]) for i, name in enumerate(self._names)}

@@ -1,0 +1,106 @@
+"""Images and masks as the MM toolboxes have them, without OpenCV and PyTorch."""
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import CenterCrop, Resize
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmpretrain.datasets.transforms import ResizeEdge
+from PIL import Image
+
+from mmhcgnet_runtime import RuntimeFileError, open_engine
+from mmhcgnet_runtime.images import prepare, read, resize
+from mmhcgnet_runtime.masks import paste
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize(
+    "size", [(40, 30), (80, 60), (20, 15), (57, 91), (13, 7), (1, 1), (160, 33)]
+)
+def test_resizing_is_that_of_mmcv(size, backend):
+    image = picture(30, 40)
+    wanted = mmcv.imresize(image, size, interpolation="bilinear", backend=backend)
+    found = resize(image, size, "bilinear", backend)
+    assert found.dtype == np.uint8 and found.shape == wanted.shape
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "transform, step",
+    [
+        (
+            Resize(scale=(100, 60), keep_ratio=True),
+            dict(kind="resize", size=[100, 60], keep_ratio=True),
+        ),
+        (Resize(scale=(33, 21)), dict(kind="resize", size=[33, 21], keep_ratio=False)),
+        (ResizeEdge(scale=50), dict(kind="resize_edge", size=50, edge="short")),
+        (ResizeEdge(scale=50, edge="long"), dict(kind="resize_edge", size=50, edge="long")),
+        (ResizeEdge(scale=50, edge="width"), dict(kind="resize_edge", size=50, edge="width")),
+        (ResizeEdge(scale=50, edge="height"), dict(kind="resize_edge", size=50, edge="height")),
+        (CenterCrop(crop_size=(20, 90)), dict(kind="center_crop", size=[20, 90])),
+    ],
+    ids=["ratio", "size", "short", "long", "width", "height", "crop"],
+)
+@pytest.mark.parametrize("shape", [(45, 81), (80, 45), (31, 31)])
+def test_steps_are_those_of_the_toolboxes(transform, step, shape):
+    image = picture(*shape)
+    wanted = transform(dict(img=image, img_shape=shape))["img"]
+    found = prepare(image, [dict(dict(interpolation="bilinear", backend="cv2"), **step)])
+    assert found.shape == wanted.shape
+    assert np.array_equal(found, wanted)
+
+
+def test_masks_are_pasted_as_in_mmdetection():
+    generator = np.random.default_rng(0)
+    masks = generator.random((40, 28, 28), dtype=np.float32)
+    corners = generator.uniform(-20, 90, (40, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(0.5, 60, (40, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    inside, _ = _do_paste_mask(
+        torch.from_numpy(masks)[:, None], torch.from_numpy(boxes), 70, 100, skip_empty=False
+    )
+    wanted = inside.numpy()
+    found = paste(masks, boxes, (70, 100), 0.5)
+    clear = np.abs(wanted - 0.5) > 1e-4  # what rounding does not decide
+    assert wanted.any() and np.array_equal(found[clear], (wanted >= 0.5)[clear])
+    assert not paste(masks[:1], np.full((1, 4), 5.0), (9, 9)).any()
+    assert paste(masks[:0], boxes[:0], (9, 8)).shape == (0, 9, 8)
+
+
+def test_images_of_every_kind(tmp_path):
+    image = picture(6, 9)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
+    for given in (image, Image.fromarray(image), tmp_path / "image.png"):
+        assert np.array_equal(read(given), image)
+    assert np.array_equal(read(str(tmp_path / "turned.png")), np.rot90(image, -1))
+    assert read(image[..., 0]).shape == (6, 9, 3)
+    (tmp_path / "text.png").write_text("no image")
+    for wrong in (image.astype(float), image[..., :2], np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(RuntimeFileError, match="uint8 of height x width x 3"):
+            read(wrong)
+    with pytest.raises(RuntimeFileError, match="cannot be read"):
+        read(tmp_path / "text.png")
+    with pytest.raises(FileNotFoundError):
+        read("nowhere.png")
+
+
+def test_files_that_are_no_models(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_engine("nowhere.onnx")
+    (tmp_path / "model.onnx").write_text("no model")
+    (tmp_path / "model.pth").touch()
+    with pytest.raises(RuntimeFileError, match="ends in .onnx or .xml"):
+        open_engine(str(tmp_path / "model.pth"))
+    with pytest.raises(RuntimeFileError, match="choose onnxruntime or openvino"):
+        open_engine(str(tmp_path / "model.onnx"), "tensorrt")
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    with pytest.raises(RuntimeFileError, match="cannot read"):
+        open_engine(str(tmp_path / "model.onnx"), "onnxruntime")

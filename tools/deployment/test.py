@@ -1,0 +1,62 @@
+"""Evaluate an exported model with the data and the metric of its config."""
+
+import argparse
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file that the model was exported with")
+    parser.add_argument("model", help="exported file, .onnx or .xml")
+    parser.add_argument(
+        "--engine",
+        choices=["onnxruntime", "openvino"],
+        help="default: the one that is installed and reads the file",
+    )
+    parser.add_argument(
+        "--work-dir", help="folder for logs and metrics (default: ./work_dirs/<config name>)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the metrics (.json)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="override settings of the config, e.g. test_dataloader.num_workers=0",
+    )
+    return parser.parse_args()
+
+
+def test(args: argparse.Namespace) -> None:
+    """Check all that can be wrong with the arguments, then evaluate."""
+    import mmengine
+    from mmengine.runner import Runner
+
+    from mmhcgnet import cli
+    from mmhcgnet.cli.export import set_exported_model
+
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
+    set_exported_model(cfg, args.model, args.engine)
+    cli.set_work_dir(cfg, args.work_dir)
+    if args.out:
+        cli.check_output(args.out, cfg)
+    cli.set_dataloader_defaults(cfg, pin_memory=False)
+    cli.set_guards(cfg)
+    cli.check_data(cfg, "test")
+    with cli.explain_misspelt_types():
+        runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
+    if args.out:
+        mmengine.dump(metrics, args.out)
+
+
+def main() -> None:
+    args = parse_args()
+    # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.cli.report import report_usage_errors
+
+    with report_usage_errors():
+        test(args)
+
+
+if __name__ == "__main__":
+    main()
