@@ -9,16 +9,13 @@ from mmengine.config import Config
 from torch import nn
 
 from mmhcgnet.checkpoints.checkpoint import find_file
-from mmhcgnet.checkpoints.newest import EVERY, find_newest, name_pattern
+from mmhcgnet.checkpoints.newest import EVERY, POINTER, find_newest, name_pattern
 from mmhcgnet.checkpoints.sources import hand_over
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.paths import is_local
 
 from .launch import launched_rank
-
-# The file in which MMEngine names the newest checkpoint.
-_POINTER = "last_checkpoint"
 
 
 def set_resume(cfg: Config, resume: str | None) -> bool:
@@ -35,8 +32,13 @@ def set_resume(cfg: Config, resume: str | None) -> bool:
 
     Raises:
         MissingFileError: If the named checkpoint does not exist.
-        UsageError: If the run has checkpoints and none to resume from.
+        UsageError: If the run has checkpoints and none to resume from, or the path is empty.
     """
+    if resume is not None and not resume.strip():
+        raise UsageError(
+            "--resume got an empty path, as of a variable that is not set: name a checkpoint, or "
+            "pass --resume alone for the newest one of the work directory."
+        )
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
     found = _find(cfg) if resume == "auto" else _follow(resume)
@@ -67,14 +69,14 @@ def _find(cfg: Config) -> str | None:
     if newest:
         return hand_over(newest).path
     # It counts where nothing else does: in another folder, or of a backend that is not searched.
-    pointer = os.path.join(cfg.work_dir, _POINTER)
+    pointer = os.path.join(cfg.work_dir, POINTER)
     return _follow(pointer) if os.path.isfile(pointer) else None
 
 
 def _follow(path: str | None) -> str | None:
     """The checkpoint that a ``last_checkpoint`` points at; another path as it is."""
     pointer = Path(path or "")
-    if pointer.name != _POINTER or not pointer.is_file():
+    if pointer.name != POINTER or not pointer.is_file():
         return path
     try:
         pointed = pointer.read_text().strip()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import count
+from math import inf
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ _BEGIN = "epoch_begin"
 _VALIDATED = "validated"
 # The keys of random numbers begin with the seed and one of these.
 _SAMPLE, _PASS, _STEP = range(3)
+_END = object()
 
 
 class _Resumable:
@@ -108,6 +111,29 @@ class _Resumable:
         key = seed, _SAMPLE, get_rank(), number
         return self.dataloader.batch_sampler.start(*key, skip=skip)
 
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """No iteration is in progress here: whatever ends the run, hooks can save a whole state."""
+        try:
+            self.runner.call_hook("before_rest")
+            yield
+            self.runner.call_hook("after_rest")
+        except BaseException as error:
+            self.runner.call_hook("cut_off", error=error)
+            raise
+
+    def _load(self, last: float = inf) -> Iterator[Any]:
+        """The batches of a pass, of which there are no more than ``last``."""
+        with self._at_rest():
+            batches = iter(self.dataloader)
+        for done in count():
+            # After the last one the epoch comes to its end, with which a run is saved as ever.
+            with self._at_rest() if done < last else nullcontext():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+
     def _validate(self) -> None:
         """Validate if it is time to and not done yet."""
         self._decide_current_val_interval()
@@ -115,8 +141,14 @@ class _Resumable:
         due = done >= self.val_begin and (done % self.val_interval == 0 or done == last)
         hub = self.runner.message_hub
         if self.runner.val_loop is not None and due and hub.get_info(_VALIDATED) != done:
+            former = hub.get_info(_VALIDATED)
             hub.update_info(_VALIDATED, done)
-            self.runner.val_loop.run()
+            with self._at_rest():
+                try:
+                    self.runner.val_loop.run()
+                except BaseException:
+                    hub.update_info(_VALIDATED, former)  # it is made up for by a resumed run
+                    raise
 
     def _finish_validation(self) -> None:
         """Make up for the validation before or in which the run to resume has ended."""
@@ -198,7 +230,8 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         self.runner.model.train()
         # After the hooks, which give the sampler the epoch.
         first = self._start(self._epoch, self._iter - begin)
-        for idx, data_batch in enumerate(self.dataloader, first):
+        batches = self._load(len(self.dataloader) - first)
+        for idx, data_batch in enumerate(batches, first):
             self.run_iter(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -288,7 +321,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             drawn = self._start(number, trained)
             trained -= drawn
             if not trained:
-                for batch in self.dataloader:
+                for batch in self._load():
                     drawn += 1
                     yield batch
             if not drawn:
