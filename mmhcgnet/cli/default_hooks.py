@@ -19,6 +19,7 @@ _HOOKS = dict(
     interrupt="InterruptHook",
     class_order="ClassOrderHook",
     untrained_norm="UntrainedNormHook",
+    log_guard="LogGuardHook",
 )
 # MMEngine's own types and ours that do the same and more.
 _CHECKPOINT = dict(CheckpointHook="mmhcgnet.SafeCheckpointHook")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
 import sys
@@ -10,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
+from typing import Any, TextIO
 
 from mmhcgnet.datasets.checks.explain import explain_building_error
 from mmhcgnet.errors import ReadableError, UsageError, readable
@@ -32,7 +35,9 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
     """Turn a mistake of the user into ``error: sentence`` on stderr and exit code 2.
 
     So are faults of the data: what a data set raises while it is built or loads a sample, and the
-    end or silence of a dataloader's worker.
+    end or silence of a dataloader's worker. Ctrl-C where no training has taken it over ends with
+    one word and 130. What is printed may find nobody to read it (``| head``, a terminal that was
+    closed).
 
     In a distributed run rank 0 speaks first. The others wait: its failure makes torchrun stop
     them, so that they report only what rank 0 did not meet.
@@ -41,7 +46,11 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         launcher: The ``--launcher`` of the script.
     """
     try:
-        yield
+        with _lasting_output():
+            yield
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        sys.exit(130)
     except Exception as error:
         sentence = _sentence(error)
         if sentence is None:
@@ -51,8 +60,58 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if launched_rank(launcher) > 0:
             time.sleep(_HEAD_START)
-        print(f"error: {readable(sentence)}", file=sys.stderr, flush=True)
+        _say(f"error: {readable(sentence)}")
         sys.exit(2)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Lasting:
+    """A stream whose reader may end before the run: what it cannot take is left out."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if there is somebody to read it."""
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush if there is somebody to read it."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        # Otherwise Python would try once more at its end, and give another exit code.
+        if error.errno in (errno.EPIPE, errno.EIO):
+            with suppress(OSError), open(os.devnull, "w") as nobody:
+                os.dup2(nobody.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _lasting_output() -> Iterator[None]:
+    """Let nothing that is printed here raise because a pipe or a terminal has gone."""
+    former = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Lasting(stream) for stream in former)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = former
 
 
 def _sentence(error: Exception) -> str | None:

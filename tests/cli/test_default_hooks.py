@@ -20,6 +20,7 @@ GUARDS = {
     "mmhcgnet.SafeCheckpointHook",
     "mmhcgnet.ClassOrderHook",
     "mmhcgnet.UntrainedNormHook",
+    "mmhcgnet.LogGuardHook",
 }
 
 

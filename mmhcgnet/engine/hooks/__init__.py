@@ -7,6 +7,7 @@ from .deploy_hook import DeployHook
 from .dropblock_hook import DropBlockHook
 from .image_name_hook import ImageNameHook
 from .interrupt_hook import InterruptHook
+from .log_guard_hook import LogGuardHook
 from .non_finite_hook import NonFiniteHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .strict_load_hook import StrictLoadHook
@@ -20,6 +21,7 @@ __all__ = [
     "DropBlockHook",
     "ImageNameHook",
     "InterruptHook",
+    "LogGuardHook",
     "NonFiniteHook",
     "SafeCheckpointHook",
     "StrictLoadHook",

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint
 from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.checkpoints.newest import name_pattern
+from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed, not_finite
@@ -46,7 +48,8 @@ class SafeCheckpointHook(CheckpointHook):
     Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
     in the folder of the run, which may have been moved.
 
-    The first checkpoint of a run is read back, as a hook may add what no reader takes.
+    The first checkpoint of a run is read back, as a hook may add what no reader takes. While a run
+    trains, it holds a lock of its folder (:func:`~mmhcgnet.checkpoints.run_lock.lock_folder`).
 
     Raises:
         UsageError: While saving, if weights are not finite or a file cannot be written, as on a
@@ -63,6 +66,10 @@ class SafeCheckpointHook(CheckpointHook):
         self._local = (self.backend_args or {}).get("backend") == ATOMIC
         outdated = self._check_hub(runner)
         super().before_train(runner)
+        if self._local and is_main_process():
+            with suppress(OSError):  # the first save will say so
+                os.makedirs(self.out_dir, exist_ok=True)
+            self._lock = lock_folder(self.out_dir)
         self._name_run(runner)
         # A model may hold an infinity by design, as in a mask.
         buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
@@ -100,6 +107,11 @@ class SafeCheckpointHook(CheckpointHook):
                 "lower learning rate or clipped gradients may keep the numbers finite."
             )
         checkpoint["meta"][UNIX_TIME] = time.time()
+
+    def after_train(self, runner: Runner) -> None:
+        """Save what is asked for at the end, and let others train in the folder."""
+        super().after_train(runner)
+        self._lock = None
 
     def save_interrupted(
         self, runner: Runner, epoch: int, iteration: int, everywhere: bool = False

@@ -298,3 +298,24 @@ def test_a_run_that_goes_back_on_purpose_is_resumed_where_it_went_on(tmp_path, c
     assert interrupted(tmp_path, stop_at(5), resume=f"{tmp_path}/epoch_1.pth") == 143
     assert "continues from iteration 4" in capsys.readouterr().out
     assert newest(tmp_path) == f"{tmp_path}/interrupted_iter_6.pth"
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended(tmp_path):
+    ready, tell = os.pipe()
+    if not (pid := os.fork()):
+
+        def wait(runner):
+            os.write(tell, b"1")
+            time.sleep(60)
+
+        run(tmp_path, At("before_train_iter", wait, iter=5))
+        os._exit(1)
+    os.read(ready, 1)
+    try:
+        with pytest.raises(UsageError, match=rf"Another run trains in .*process {pid} on "):
+            run(tmp_path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    run(tmp_path, resume=newest(tmp_path))
+    run(tmp_path, loop=SHORT)

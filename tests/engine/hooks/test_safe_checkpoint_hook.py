@@ -100,6 +100,7 @@ def run(
     loader=None,
     metric=Scores,
     interrupt=None,
+    settings=None,
     **checkpoint,
 ):
     """Train a line; ``checkpoint`` are the arguments of the hook that saves."""
@@ -120,7 +121,9 @@ def run(
         train_dataloader=loader,
         train_cfg=loop or dict(type=ResumableEpochLoop, max_epochs=4),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)) | (optim or {}),
-        default_hooks=dict(checkpoint=dict(type=SafeCheckpointHook, interval=1) | checkpoint),
+        default_hooks=dict(
+            checkpoint=dict(type=SafeCheckpointHook, interval=1) | checkpoint, **(settings or {})
+        ),
         custom_hooks=[interrupt or InterruptHook(), *hooks],
         randomness=dict(seed=0),
         load_from=resume,
