@@ -393,13 +393,13 @@ for _task in ("detection", "classification"):
     for _how, _expected, _kwargs in (
         ("raise", "Misbehaving raised IndexError: index 7 is out of bounds", {}),
         ("die", "worker has ended", dict(workers=(2,))),
-        ("hang", "sent nothing for 5", dict(workers=(2,))),
+        ("hang", "sent nothing for 2", dict(workers=(2,))),
     ):
         fault(_task, f"transform that would {_how}", _expected, **_kwargs)(
             options(
                 f"{_first}.type=Misbehaving",
                 f"{_first}.how={_how}",
-                "{phase}_dataloader.timeout=5",
+                f"{{phase}}_dataloader.timeout={2 if _how == 'hang' else 5}",
             )
         )
 

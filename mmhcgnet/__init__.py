@@ -6,6 +6,7 @@ from ._compat import check_dependencies
 # installation should end in one clear sentence instead of a traceback from inside them.
 check_dependencies()
 
+from .engine.adapt import adapt_config  # noqa: E402
 from .engine.hooks import (  # noqa: E402
     ChannelsLastHook,
     ClassOrderHook,
@@ -17,9 +18,11 @@ from .engine.hooks import (  # noqa: E402
     LogGuardHook,
     NonFiniteHook,
     SafeCheckpointHook,
+    SameBuffersHook,
     StrictLoadHook,
     UntrainedNormHook,
 )
+from .engine.layer_decay import LayerDecayConstructor  # noqa: E402
 from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
 from .models import DropoutNeck, HCGNet  # noqa: E402
@@ -35,14 +38,17 @@ __all__ = [
     "HCGNet",
     "ImageNameHook",
     "InterruptHook",
+    "LayerDecayConstructor",
     "LogGuardHook",
     "NonFiniteHook",
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "SafeCheckpointHook",
+    "SameBuffersHook",
     "StrictLoadHook",
     "UntrainedNormHook",
     "__version__",
+    "adapt_config",
 ]
 
 register_classifiers()

@@ -34,6 +34,10 @@ class DataError(UsageError):
     """Something is wrong with the images or annotations; the message names the file or key."""
 
 
+class UnknownArgumentError(UsageError, TypeError):
+    """An argument that a class of the config does not have."""
+
+
 class PretrainedMismatchError(UsageError, RuntimeError):
     """Pretrained weights that are not those of the backbone."""
 

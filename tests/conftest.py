@@ -4,6 +4,7 @@ import os
 # there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import runpy
 import shutil
 import sys
@@ -72,9 +73,15 @@ def start(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def warm():
-    """Runs scripts in forks of a process that has imported everything; see helpers/scripts.py."""
+    """Runs scripts in forks of a process with the toolboxes; see helpers/scripts.py."""
     with Warm() as process:
         yield process
+
+
+def pytest_collection_finish():
+    """MMEngine collects garbage for each data set that it builds: not among the imports."""
+    gc.collect()
+    gc.freeze()
 
 
 # --- the last line -------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from helpers.warm import Warm
 def test_what_a_warm_process_runs_ends_with_it(tmp_path):
     script = tmp_path / "wait.py"
     script.write_text("import time\ntime.sleep(100)\n")
-    with Warm() as own:
+    with Warm(imports=False) as own:
         run = own.start(script, cwd=tmp_path)
         assert run.poll() is None
     end = time.monotonic() + 10

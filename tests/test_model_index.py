@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.scripts import run_new
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from modelindex.load_model_index import load
@@ -217,17 +216,18 @@ def test_a_reloaded_package_is_no_conflict(silent):
     assert list_models() == before
 
 
-def test_a_type_with_our_prefix_is_enough():
+def test_a_type_with_our_prefix_is_enough(warm, tmp_path):
     """In a process that has not imported the package before."""
-    code = """
+    script = tmp_path / "script.py"
+    script.write_text("""
 import sys
 from mmpretrain import list_models
 from mmpretrain.registry import MODELS
 assert not list_models("hcgnet") and "mmhcgnet" not in sys.modules
 MODELS.build(dict(type="mmhcgnet.HCGNet", arch="A1"))
 print(len(list_models("hcgnet")))
-"""
-    process = run_new(sys.executable, "-c", code)
+""")
+    process = warm.run(script, cwd=tmp_path)
     assert process.code == 0, process.err[-2000:]
     assert process.out == f"{len(CLASSIFIERS)}\n"
 

@@ -2,7 +2,15 @@
 
 from mmhcgnet.checkpoints import use_safe_loader, write_atomically
 from mmhcgnet.datasets.checks.of_config import check_data
-from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
+from mmhcgnet.engine.adapt import adapt_config, write_child
+from mmhcgnet.engine.configs import (
+    base_of,
+    check_sections,
+    load_config,
+    parse_options,
+    set_dataloader_defaults,
+    shipped_config,
+)
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import UsageError
 
@@ -38,7 +46,9 @@ from .resume import drop_pretrained, set_resume
 
 __all__ = [
     "UsageError",
+    "adapt_config",
     "add_output_arguments",
+    "base_of",
     "check_amp_testing",
     "check_amp_training",
     "check_checkpoint",
@@ -61,6 +71,7 @@ __all__ = [
     "launched_rank",
     "load_config",
     "make_parser",
+    "parse_options",
     "prepare_distributed",
     "report_usage_errors",
     "set_amp_testing",
@@ -73,6 +84,8 @@ __all__ = [
     "set_test_time_augmentation",
     "set_visualization",
     "set_work_dir",
+    "shipped_config",
     "use_safe_loader",
     "write_atomically",
+    "write_child",
 ]

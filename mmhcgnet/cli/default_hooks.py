@@ -20,6 +20,7 @@ _HOOKS = dict(
     class_order="ClassOrderHook",
     untrained_norm="UntrainedNormHook",
     log_guard="LogGuardHook",
+    same_buffers="SameBuffersHook",
 )
 # MMEngine's own types and ours that do the same and more.
 _CHECKPOINT = dict(CheckpointHook="mmhcgnet.SafeCheckpointHook")

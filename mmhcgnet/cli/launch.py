@@ -7,9 +7,10 @@ import gc
 import os
 import signal
 import subprocess
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -26,6 +27,7 @@ _VARIABLES = dict(
     slurm=("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
     mpi=("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
 )
+_PATIENCE = datetime.timedelta(seconds=20)
 
 
 def prepare_distributed(cfg: Config, training: bool) -> None:
@@ -154,3 +156,39 @@ def _sync_norm_keys(node: object, key: str) -> list[str]:
 def launched_rank(launcher: str) -> int:
     """The rank that a ``--launcher`` gives this process, 0 without one."""
     return int(os.environ.get(_VARIABLES[launcher][0], 0)) if launcher in _VARIABLES else 0
+
+
+@contextmanager
+def first_of_all(launcher: str) -> Iterator[bool]:
+    """Say whether this is the first process of a run to come here; the others wait until it leaves.
+
+    torchrun keeps a store that all its processes can ask. Other launchers do not: there rank 0 is
+    the first, and the others wait, as its end makes most launchers stop them.
+
+    Args:
+        launcher: The ``--launcher`` of the script.
+    """
+    store = _store_of_torchrun() if launcher == "pytorch" else None
+    if store is None:
+        if launched_rank(launcher) > 0:
+            time.sleep(_PATIENCE.total_seconds())
+        yield True
+        return
+    # A run that torchrun restarts has another first process.
+    name = f"mmhcgnet/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    first = store.add(f"{name}/came", 1) == 1
+    yield first
+    with suppress(RuntimeError):  # torchrun has ended, or the first process in between
+        if first:
+            store.set(f"{name}/left", "")
+        else:
+            store.wait([f"{name}/left"], _PATIENCE)
+
+
+def _store_of_torchrun() -> distributed.Store | None:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with suppress(RuntimeError):  # torchrun has ended
+        return distributed.TCPStore(address, port, timeout=_PATIENCE, wait_for_workers=False)
+    return None

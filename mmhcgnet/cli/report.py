@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import walk_tb
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 from mmhcgnet.datasets.checks.explain import explain_building_error
 from mmhcgnet.errors import ReadableError, UsageError, readable
 
-from .launch import launched_rank
+from .launch import first_of_all
 
 _IN_WORKER = re.compile(r"'?Caught \S+ in DataLoader worker process")
 _LAST_ERROR = re.compile(r"^[\w.]*Error: ", re.MULTILINE)
@@ -25,8 +24,6 @@ _TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
 _WORKER_DIED = re.compile(
     r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
 )
-# Seconds in which the failure of rank 0 stops the others, also on a busy machine.
-_HEAD_START = 20
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 
 
@@ -39,8 +36,8 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
     one word and 130. What is printed may find nobody to read it (``| head``, a terminal that was
     closed).
 
-    In a distributed run rank 0 speaks first. The others wait: its failure makes torchrun stop
-    them, so that they report only what rank 0 did not meet.
+    In a distributed run the first process that meets a mistake reports it, and the others, which
+    mostly meet the same one, end in silence.
 
     Args:
         launcher: The ``--launcher`` of the script.
@@ -58,9 +55,9 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         # PyTorch would raise from this signal, at any time, that a worker of a dataloader has died.
         with suppress(AttributeError, ValueError):  # on Windows, in a thread
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if launched_rank(launcher) > 0:
-            time.sleep(_HEAD_START)
-        _say(f"error: {readable(sentence)}")
+        with first_of_all(launcher) as first:
+            if first:
+                _say(f"error: {readable(sentence)}")
         sys.exit(2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import textwrap
 import traceback
 from contextlib import suppress
@@ -128,17 +129,7 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
                 raise toolbox_missing(path, package) from error
         place = _failed_place(error, path)
         raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
-    options = {}
-    for option in cfg_options or []:
-        key, equals, text = option.partition("=")
-        if not equals:
-            raise UsageError(f"Options have the form key=value, got {option!r}.")
-        try:
-            options[key.strip()] = parse_value(text)
-        except ValueError as error:
-            raise UsageError(
-                f"The brackets or quotes in the option {option} do not match."
-            ) from error
+    options = parse_options(cfg_options or [])
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
@@ -148,6 +139,62 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         ) from error
     _expand_home(cfg._cfg_dict)
     return cfg
+
+
+def shipped_config(name: str) -> str:
+    """Return the path of a config named as ``PACKAGE::PATH``, and any other path as it is.
+
+    Raises:
+        UsageError: If the package is not installed.
+    """
+    package, separator, path = name.partition("::")
+    if not separator:
+        return name
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise UsageError(f"The config {name} needs the package {package}, which is not installed.")
+    return str(Path(spec.origin).parent / ".mim/configs" / path)
+
+
+def base_of(name: str, child: str) -> str:
+    """Return what a config writes as ``_base_`` to inherit another one.
+
+    Args:
+        name: A path, or ``PACKAGE::PATH``, which stays unless MMEngine does not find the package,
+            as it looks for ``mmseg`` under one of the names that it is installed by.
+        child: The path of the config that inherits.
+    """
+    path = shipped_config(name)
+    if path == name:
+        return Path(os.path.relpath(path, os.path.dirname(child) or ".")).as_posix()
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe.py"
+        probe.write_text(f"_base_ = {name!r}\n", encoding="utf-8")
+        try:
+            Config.fromfile(probe)
+        except ModuleNotFoundError:
+            return Path(path).as_posix()
+    return name
+
+
+def parse_options(options: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` strings as they were typed; see :func:`parse_value`.
+
+    Raises:
+        UsageError: If one is not of this form.
+    """
+    parsed = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise UsageError(f"Options have the form key=value, got {option!r}.")
+        try:
+            parsed[key.strip()] = parse_value(text)
+        except ValueError as error:
+            raise UsageError(
+                f"The brackets or quotes in the option {option} do not match."
+            ) from error
+    return parsed
 
 
 def parse_value(text: str) -> Any:

@@ -113,6 +113,67 @@ class Architecture:
             )
         return cls(**arch)
 
+    def geometry(
+        self,
+        output_stride: int | None = None,
+        strides: Sequence[int] | None = None,
+        dilations: Sequence[int] | None = None,
+        stages: int | None = None,
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the strides and the dilations of the stages.
+
+        Args:
+            output_stride: Largest stride of a map, in pixels. Transitions that would exceed it have
+                stride 1, and what is behind them is dilated instead. Defaults to none: every
+                transition has stride 2.
+            strides: Stride of the transition in front of each stage; the first stage has none, and
+                the stride 1. Not with ``output_stride``.
+            dilations: Dilation of each stage. Not with ``output_stride``.
+            stages: How many stages are built; strides and dilations of others may be left out.
+                Defaults to all.
+
+        Raises:
+            ValueError: If a value is not allowed or does not fit the number of stages.
+        """
+        total = len(self.depths)
+        if output_stride is None:
+            given = dict(
+                strides=(1,) + (2,) * (total - 1) if strides is None else strides,
+                dilations=(1,) * total if dilations is None else dilations,
+            )
+            for name, value in given.items():
+                if not (_positive_ints(value) and (stages or total) <= len(value) <= total):
+                    raise ValueError(
+                        f"{name} must be integers above 0, one for each of the {total} stages, "
+                        f"got {value!r}."
+                    )
+            if given["strides"][0] != 1:
+                raise ValueError(
+                    "strides must begin with 1, as no transition precedes the first stage, got "
+                    f"{strides!r}."
+                )
+            return tuple(given["strides"]), tuple(given["dilations"])
+        if strides is not None or dilations is not None:
+            raise ValueError("output_stride sets strides and dilations: give it or them, not both.")
+        allowed = [self.stem_stride * 2**i for i in range(total)]
+        if type(output_stride) is not int or output_stride not in allowed:
+            raise ValueError(
+                f"output_stride must be one of {', '.join(map(str, allowed))}, "
+                f"got {output_stride!r}."
+            )
+        excess = [max(stride // output_stride, 1) for stride in allowed]
+        steps = [1] + [1 if stride > output_stride else 2 for stride in allowed[1:]]
+        return tuple(steps), tuple(excess)
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the map of each stage."""
+        found, channels = [], self.stem_channels
+        for depth, growth_rate in zip(self.depths, self.growth_rates, strict=True):
+            found.append(channels + depth * growth_rate)
+            channels = scaled(found[-1], self.transition_ratio)
+        return tuple(found)
+
     @property
     def stem_channels(self) -> int:
         """Channels of the stem's output."""

@@ -67,6 +67,9 @@ class SMG(BaseModule):
         reduction: Reduction in both gates, ``r_u`` and ``r_f``.
         cfgs: Configs of the layers.
         with_cp: Recompute the module in the backward pass instead of keeping its maps.
+        squeeze_dilation: Dilation of the 3x3 squeeze convolution, that of its input. The paper's
+            networks have none.
+        dilation: Factor on the dilations of the branches, that of the output.
 
     Raises:
         ValueError: If the groups do not divide the widths or a gate has no hidden channel left.
@@ -82,6 +85,8 @@ class SMG(BaseModule):
         reduction: int,
         cfgs: LayerConfigs,
         with_cp: bool = False,
+        squeeze_dilation: int = 1,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         squeeze_channels = scaled(out_channels, squeeze_ratio)
@@ -101,17 +106,21 @@ class SMG(BaseModule):
             )
         self.out_channels = out_channels
         self.with_cp = with_cp
+        self.squeeze_dilation = squeeze_dilation
+        self.dilation = dilation
         self.squeeze1 = PreActConv(in_channels, squeeze_channels, 1, cfgs)
         self.squeeze2 = PreActConv(
-            squeeze_channels, out_channels, 3, cfgs, stride=stride, groups=groups
+            squeeze_channels, out_channels, 3, cfgs, stride, squeeze_dilation, groups
         )
         # Named by their receptive fields: the second is a 3x3 of dilation 2 that stands in for 5x5.
         # Small at first, as the gates are neutral: the vector grows with what it is good for.
         branch = dict(
             groups=out_channels, init_cfg=dict(type="Normal", std=0.01, override=dict(name="conv"))
         )
-        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, **branch)
-        self.branch5 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=2, **branch)
+        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=dilation, **branch)
+        self.branch5 = PreActConv(
+            out_channels, out_channels, 3, cfgs, dilation=2 * dilation, **branch
+        )
         self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
         self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
 

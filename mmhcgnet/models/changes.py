@@ -27,7 +27,7 @@ ACTIVATIONS = {
     *(HSigmoid, HSwish, Swish),
 }
 _GATE = ("reduce", "norm")
-# The parts of what is built; the kernel and the dilation of the convolutions in a module.
+# The parts of what is built; the kernel of the convolutions in a module.
 _PARTS = {
     SMG: ("squeeze1", "squeeze2", "branch3", "branch5", "update_gate", "forget_gate"),
     PreActConv: ("norm", "act", "conv"),
@@ -38,7 +38,7 @@ _PARTS = {
     TransitionInput: ("squeeze1",),
 }
 _PARTS = {kind: frozenset(parts) for kind, parts in _PARTS.items()}
-_CONVS = dict(squeeze1=(1, 1), squeeze2=(3, 1), branch3=(3, 1), branch5=(3, 2))
+_CONVS = dict(squeeze1=1, squeeze2=3, branch3=3, branch5=3)
 # As they are now: someone may put another function into a class later.
 _FORWARDS = {
     kind: kind.forward
@@ -124,7 +124,8 @@ def _check_stem(stem: nn.Module, activations: Collection[type]) -> None:
 
 def _check_module(module: nn.Module, activations: Collection[type]) -> None:
     _check_parts(module, SMG)
-    for name, (size, dilation) in _CONVS.items():
+    dilations = (1, module.squeeze_dilation, module.dilation, 2 * module.dilation)
+    for (name, size), dilation in zip(_CONVS.items(), dilations, strict=True):
         cell = getattr(module, name)
         _check_parts(cell, PreActConv)
         _check_activation(cell, activations)

@@ -178,6 +178,7 @@ class DeployedSMG(nn.Module):
             norm, act = _clamp_before(conv1, norm), nn.Identity()
         self.squeeze1 = nn.Sequential(OrderedDict(norm=norm, act=act))
         self.stride, self.groups = conv2.stride, conv2.groups
+        self.squeeze_dilation, self.dilation = module.squeeze_dilation, module.dilation
         widen = partial(_widen, multiple=WIDTH if self.groups == 1 else 1)
         self.weight1 = nn.Parameter(widen(conv1.weight))
         self.bias1 = nn.Parameter(widen(conv1.bias))
@@ -221,13 +222,15 @@ class DeployedSMG(nn.Module):
         # attributes alone.
         p = self._parameters or self.__dict__
         x = F.conv2d(x, p["weight1"], p["bias1"]).relu_()
-        x = F.conv2d(x, p["weight2"], None, self.stride, 1, 1, self.groups)
+        d = self.squeeze_dilation
+        x = F.conv2d(x, p["weight2"], None, self.stride, d, d, self.groups)
         n, wide, h, w = x.shape
         c = self.out_channels
         rows = x.permute(0, 2, 3, 1).contiguous()  # as they are with channels last
         both = torch.addcmul(p["shift"], rows.unsqueeze(3), p["scale"]).relu_()  # (N, H', W', 2, C)
         both = both.flatten(3).permute(0, 3, 1, 2)
-        both = F.conv2d(both, p["branches"], None, 1, 2, 1, 2 * wide).permute(0, 2, 3, 1)
+        d = self.dilation
+        both = F.conv2d(both, p["branches"], None, 1, 2 * d, d, 2 * wide).permute(0, 2, 3, 1)
         z = _pool(rows.reshape(n, h * w, wide), p["attention"])[:, 0, :c]
         zs = _pool(both.reshape(n, h * w, 2 * wide), p["attentions"])  # each of both branches
         z3, z5 = zs[:, 0, :c], zs[:, 1, wide : wide + c]
@@ -289,7 +292,7 @@ def _side_by_side(first: Tensor, second: Tensor) -> nn.Parameter:
     """Make the weight of one depthwise 5x5 convolution of those of the two branches."""
     weight = first.new_zeros(len(first) + len(second), 1, 5, 5)
     weight[: len(first), :, 1:4, 1:4] = first
-    weight[len(first) :, :, ::2, ::2] = second  # its dilation is 2
+    weight[len(first) :, :, ::2, ::2] = second  # its dilation is twice the other's
     return nn.Parameter(weight)
 
 

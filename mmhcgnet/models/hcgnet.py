@@ -6,7 +6,9 @@ AAAI 2020, https://arxiv.org/abs/1908.09699. Read ``blocks.py`` first.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, ModuleList
@@ -14,11 +16,13 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhcgnet.errors import UnknownArgumentError
+
 from . import memory_saving
 from .architecture import Architecture, is_positive, scaled
+from .arguments import build_dropblock, explain_unknown, stage_indices
 from .blocks import SMG, HybridBlock, TransitionInput, build_stem
 from .deployed import deploy as deploy_network
-from .dropblock import DropBlock
 from .gates import Gate
 from .layers import LayerConfigs, PreActConv, PreActivation, build_act, build_norm
 from .pretrained import pretrained
@@ -50,6 +54,15 @@ class HCGNet(BaseModule):
             statistics are the same as without. Defaults to False.
         dropblock: Arguments of :class:`DropBlock`, which then acts on the output of every
             transition that is not frozen. Defaults to None, no DropBlock.
+        output_stride: Largest stride of a map in pixels, for ``'B'`` and ``'C'`` 4, 8, 16 or 32, as
+            for semantic segmentation: transitions that would exceed it have stride 1, and the
+            convolutions behind them are dilated. The weights are the same. Defaults to None, no
+            limit.
+        strides: Instead of ``output_stride``, as for MMDetection's ResNet: the stride of each
+            stage's first part, here the transition in front of it; the first is 1. Defaults to
+            None, 1 and then 2.
+        dilations: Likewise, the dilation of each stage. A transition reads with that of the stage
+            in front of it, as ResNets do with ``contract_dilation``. Defaults to None, 1.
         deploy: Build the deployed form, as :meth:`switch_to_deploy` leaves it, for inference with
             weights that were saved from there. Defaults to False.
         weight_init: What the weights start from before ``init_cfg`` acts. ``'neutral'``: Kaiming
@@ -71,6 +84,7 @@ class HCGNet(BaseModule):
 
     Raises:
         ValueError: If an argument has a value that is not allowed.
+        UnknownArgumentError: If an argument is not one of these.
     """
 
     def __init__(
@@ -85,10 +99,17 @@ class HCGNet(BaseModule):
         conv_cfg: dict | None = None,
         with_cp: bool = False,
         dropblock: dict | None = None,
+        output_stride: int | None = None,
+        strides: Sequence[int] | None = None,
+        dilations: Sequence[int] | None = None,
         deploy: bool = False,
         weight_init: str = "neutral",
         init_cfg: dict | list[dict] | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            known = inspect.signature(HCGNet).parameters
+            raise UnknownArgumentError(explain_unknown(unknown, known))
         if weight_init not in ("neutral", "pytorch"):
             raise ValueError(f"weight_init must be 'neutral' or 'pytorch', got {weight_init!r}.")
         if init_cfg is None:
@@ -109,7 +130,7 @@ class HCGNet(BaseModule):
         for name, value in dict(norm_eval=norm_eval, with_cp=with_cp, deploy=deploy).items():
             if type(value) is not bool:  # 'no' would count as True
                 raise ValueError(f"{name} must be True or False, got {value!r}.")
-        self.out_indices = _normalise_indices(out_indices, num_stages)
+        self.out_indices = stage_indices(out_indices, num_stages)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -127,8 +148,9 @@ class HCGNet(BaseModule):
         channels, stride = self.arch.stem_channels, self.arch.stem_stride
         stage_channels, stage_strides = [], []
         last = max(self.out_indices)
+        strides, dilations = self.arch.geometry(output_stride, strides, dilations, last + 1)
         for i in range(last + 1):
-            self.stages.append(self._build_block(i, channels, cfgs))
+            self.stages.append(self._build_block(i, channels, dilations[i], cfgs))
             channels += self.arch.depths[i] * self.arch.growth_rates[i]
             stage_channels.append(channels)
             stage_strides.append(stride)
@@ -138,11 +160,13 @@ class HCGNet(BaseModule):
             elif i == last:
                 self.transitions.append(TransitionInput(channels, cfgs))
             else:
-                transition = self._build_transition(channels, cfgs)
+                transition = self._build_transition(
+                    channels, strides[i + 1], dilations[i], dilations[i + 1], cfgs
+                )
                 self.transitions.append(transition)
                 channels = transition.out_channels
-                stride *= 2
-        self.dropblock = None if dropblock is None else _build_dropblock(dropblock)
+                stride *= strides[i + 1]
+        self.dropblock = None if dropblock is None else build_dropblock(dropblock)
         if weight_init == "pytorch":  # what the layers have since they were built
             for module in self.modules():
                 if isinstance(module, PreActConv | Gate):
@@ -154,7 +178,9 @@ class HCGNet(BaseModule):
             self.eval()
             self.switch_to_deploy()
 
-    def _build_block(self, index: int, channels: int, cfgs: LayerConfigs) -> HybridBlock:
+    def _build_block(
+        self, index: int, channels: int, dilation: int, cfgs: LayerConfigs
+    ) -> HybridBlock:
         growth_rate = self.arch.growth_rates[index]
         return HybridBlock(
             *(
@@ -167,21 +193,27 @@ class HCGNet(BaseModule):
                     reduction=self.arch.reduction,
                     cfgs=cfgs,
                     with_cp=self.with_cp,
+                    squeeze_dilation=dilation,
+                    dilation=dilation,
                 )
                 for i in range(self.arch.depths[index])
             )
         )
 
-    def _build_transition(self, channels: int, cfgs: LayerConfigs) -> SMG:
+    def _build_transition(
+        self, channels: int, stride: int, dilation_before: int, dilation: int, cfgs: LayerConfigs
+    ) -> SMG:
         return SMG(
             channels,
             scaled(channels, self.arch.transition_ratio),
             squeeze_ratio=self.arch.transition_squeeze_ratio,
             groups=self.arch.transition_groups,
-            stride=2,
+            stride=stride,
             reduction=self.arch.transition_reduction,
             cfgs=cfgs,
             with_cp=self.with_cp,
+            squeeze_dilation=dilation_before,
+            dilation=dilation,
         )
 
     def init_weights(self) -> None:
@@ -325,26 +357,3 @@ class HCGNet(BaseModule):
             if name.startswith(module):
                 return depth, num_layers
         return num_layers - 2, num_layers
-
-
-def _build_dropblock(arguments: dict) -> DropBlock:
-    if not isinstance(arguments, dict):
-        raise ValueError(f"dropblock must be a dict of arguments or None, got {arguments!r}.")
-    try:
-        return DropBlock(**arguments)
-    except TypeError as error:
-        raise ValueError(f"dropblock={arguments!r}: {error}") from error
-
-
-def _normalise_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
-    indices = out_indices if isinstance(out_indices, list | tuple) else [out_indices]
-    allowed = range(-num_stages, num_stages)
-    if not indices or any(type(i) is not int or i not in allowed for i in indices):  # no bool
-        raise ValueError(
-            f"out_indices must be integers from {-num_stages} to {num_stages - 1}, "
-            f"got {out_indices!r}."
-        )
-    indices = tuple(i % num_stages for i in indices)
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"out_indices must name each stage once, got {out_indices!r}.")
-    return indices

@@ -152,13 +152,16 @@ def _branch_pool(module: SMG) -> _Bound:
     """Return what pools the dilated branch of an activated map ``(N, C, H, W)`` to ``(N, C)``."""
     attention = module.update_gate.attention5
     tensors = (module.branch5.conv.weight, attention.weight, attention.bias)
-    return _Bound(partial(_pool_branch, *tensors), tensors)
+    return _Bound(partial(_pool_branch, 2 * module.dilation, *tensors), tensors)
 
 
-def _pool_branch(branch: Tensor, attention: Tensor, bias: Tensor, a: Tensor) -> Tensor:
+def _pool_branch(
+    dilation: int, branch: Tensor, attention: Tensor, bias: Tensor, a: Tensor
+) -> Tensor:
     """Pool the dilated branch with its spatial attention, without computing the branch.
 
     Args:
+        dilation: Dilation of the depthwise convolution.
         branch: Weight of the depthwise convolution, ``(C, 1, 3, 3)``.
         attention: Weight of the attention, ``(1, C, 1, 1)``.
         bias: Bias of the attention, ``(1,)``.
@@ -168,9 +171,9 @@ def _pool_branch(branch: Tensor, attention: Tensor, bias: Tensor, a: Tensor) -> 
         Pooled vector of shape ``(N, C)`` in the type of ``a``.
     """
     if a.shape[0] == 0:  # which fold does not know
-        x = F.conv2d(a, branch, padding=2, dilation=2, groups=a.shape[1])
+        x = F.conv2d(a, branch, padding=dilation, dilation=dilation, groups=a.shape[1])
         return attention_pool(x, F.conv2d(x, attention, bias))
-    window = dict(kernel_size=3, padding=2, dilation=2)
+    window = dict(kernel_size=3, padding=dilation, dilation=dilation)
     dtype = pooling_dtype(a)
     with without_autocast(a):
         columns = a.flatten(2).to(dtype)  # (N, C, H*W)

@@ -21,6 +21,7 @@ GUARDS = {
     "mmhcgnet.ClassOrderHook",
     "mmhcgnet.UntrainedNormHook",
     "mmhcgnet.LogGuardHook",
+    "mmhcgnet.SameBuffersHook",
 }
 
 

@@ -1,9 +1,16 @@
+import gc
 import re
+import socket
+import threading
 import time
+from datetime import timedelta
 
 import pytest
+import torch
+from torch.distributed import TCPStore
 from torch.utils.data import DataLoader, Dataset
 
+from mmhcgnet.cli import launch
 from mmhcgnet.cli.report import report_usage_errors
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import DataError, MissingFileError, UsageError
@@ -54,11 +61,15 @@ def refuse():
     ],
     ids=["explained", "file", "key", "hanging"],
 )
-def test_what_happens_in_a_worker_becomes_one_sentence(fail, sentence, capsys):
+def test_what_happens_in_a_worker_becomes_one_sentence(fail, sentence, capsys, monkeypatch):
+    # So long the end of an iterator waits for a worker's.
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
     loader = DataLoader(Faulty(fail), num_workers=1, timeout=1)
     with pytest.raises(SystemExit) as info, report_usage_errors():
         list(loader)
     assert info.value.code == 2
+    del info
+    gc.collect()  # the iterator
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and re.search(sentence, line)
 
@@ -89,8 +100,9 @@ def test_a_batch_that_died_with_its_worker_becomes_one_sentence(capsys):
 
 
 def test_ranks_above_0_let_rank_0_speak_first(monkeypatch, capsys):
+    """Where the launcher has no store that says which process was the first."""
     waits = []
-    monkeypatch.setattr("mmhcgnet.cli.report.time.sleep", waits.append)
+    monkeypatch.setattr(launch.time, "sleep", waits.append)
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit), report_usage_errors("pytorch"):
@@ -99,6 +111,59 @@ def test_ranks_above_0_let_rank_0_speak_first(monkeypatch, capsys):
         with pytest.raises(SystemExit), report_usage_errors("none"):
             raise UsageError("Wrong.")
     assert len(waits) == 1
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """The store that torchrun keeps for its processes."""
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(launch, "_PATIENCE", timedelta(seconds=0.5))
+    return store
+
+
+def fail(rank, monkeypatch, restarts=0):
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+    with pytest.raises(SystemExit) as info, report_usage_errors("pytorch"):
+        raise UsageError("Wrong.")
+    assert info.value.code == 2
+
+
+def test_of_the_processes_of_torchrun_the_first_one_speaks(torchrun, monkeypatch, capsys):
+    monkeypatch.setattr(launch.time, "sleep", lambda seconds: pytest.fail("waits"))
+    for restarts in (0, 1):
+        for rank in (1, 0, 2):
+            fail(rank, monkeypatch, restarts)
+        assert capsys.readouterr().err == "error: Wrong.\n"
+
+
+def test_the_others_end_after_the_first_one_has_spoken(torchrun, monkeypatch, capsys):
+    """Their end makes torchrun stop it."""
+    with launch.first_of_all("pytorch") as first:
+        assert first
+        other = threading.Thread(target=fail, args=(1, monkeypatch))
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+    other.join()
+    assert capsys.readouterr().err == ""
+
+
+def test_where_the_first_one_has_died_the_others_end_all_the_same(torchrun, monkeypatch, capsys):
+    launch.first_of_all("pytorch").__enter__()
+    fail(1, monkeypatch)
+    assert capsys.readouterr().err == ""
+
+
+def test_where_torchrun_has_ended_everyone_speaks(torchrun, monkeypatch, capsys):
+    with socket.socket() as sock:  # a port where nobody listens
+        sock.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(sock.getsockname()[1]))
+        fail(1, monkeypatch)
+    assert capsys.readouterr().err == "error: Wrong.\n"
 
 
 @pytest.mark.parametrize(

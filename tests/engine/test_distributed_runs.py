@@ -1,16 +1,16 @@
-"""Two processes train, die, are restarted and evaluate: torchrun's launcher around the scripts.
-
-The launcher forks its processes from one that has imported everything, so that they start at once.
-"""
+"""Two processes train, die, are restarted and evaluate: torchrun around the scripts."""
 
 import pickle
 import re
-import runpy
-import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import numpy as np
+import pytest
+import torch
+from helpers.processes import run_torchrun
+from helpers.scripts import TOOLS
+from PIL import Image
+
 CLASSES = ("dark", "light")
 CONFIG = """
 default_scope = "mmpretrain"
@@ -48,6 +48,8 @@ randomness = dict(seed=1)
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", interval=1))
 """
 KILLED = """
+import sys
+sys.path.insert(0, "")
 custom_imports = dict(imports=["dying"])
 custom_hooks = [dict(type="Dying")]
 """
@@ -67,40 +69,6 @@ class Dying(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
-
-def work(name, *argv):
-    """What each of the processes does."""
-    sys.argv = [name, *argv]
-    runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
-
-
-def launch(restarts, name, *argv):
-    """Do as ``torchrun --nproc-per-node 2 --max-restarts N tools/NAME ARGV``."""
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    sys.path.insert(0, "")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=2,
-        run_id="test",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=int(restarts),
-        monitor_interval=0.1,
-        start_method="fork",
-    )
-    elastic_launch(config, work)(name, *argv)
-
-
-if __name__ == "__main__":
-    launch(*sys.argv[1:])
-    sys.exit()
-
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 
 pytestmark = pytest.mark.slow(reason="two processes that train, several times")
 
@@ -126,10 +94,12 @@ def folder(tmp_path_factory):
 
 
 def two(warm, folder, restarts, name, *argv):
-    command = (__file__, restarts, name, *argv, "--launcher", "pytorch")
+    options = "--nproc-per-node=2 --rdzv-backend=c10d --rdzv-endpoint=localhost:0"
+    command = (*options.split(), f"--max-restarts={restarts}", TOOLS / name, *argv)
     # Without it restarted processes may meet at the addresses of those before them
     # (https://github.com/pytorch/pytorch/issues/135712).
-    return warm.start(*command, cwd=folder, env=dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")).wait()
+    env = dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
+    return run_torchrun(warm, *command, "--launcher", "pytorch", cwd=folder, env=env)
 
 
 def train_two(warm, folder, config, work_dir, *options, restarts=0):
@@ -153,7 +123,7 @@ def test_two_processes_train_as_one_with_the_double_batch(warm, folder):
     result = train_two(warm, folder, "plain.py", "two", "train_cfg.max_epochs=1")
     assert result.code == 0, result.err[-3000:]
     options = ("train_dataloader.batch_size=8", "train_cfg.max_epochs=1")
-    command = (ROOT / "tools/train.py", "plain.py", "--work-dir", "one", "--cfg-options", *options)
+    command = (TOOLS / "train.py", "plain.py", "--work-dir", "one", "--cfg-options", *options)
     result = warm.run(*command, cwd=folder)
     assert result.code == 0, result.err[-3000:]
     one, both = (load(folder, f"{name}/epoch_1.pth") for name in ("one", "two"))
@@ -189,7 +159,7 @@ def test_an_evaluation_by_two_counts_every_image_once(warm, folder, whole):
     """Of seven images each of two processes gets four."""
     test = ("test.py", "plain.py", "whole/epoch_3.pth", "--work-dir", "test", "--out")
     results = (
-        warm.run(ROOT / "tools" / test[0], *test[1:], "one.pkl", cwd=folder),
+        warm.run(TOOLS / test[0], *test[1:], "one.pkl", cwd=folder),
         two(warm, folder, 0, *test, "two.pkl"),
     )
     metrics = []

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
+import torch.distributed.run as torchrun
 
 from mmhcgnet.cli.launch import distributed_run
 
 if TYPE_CHECKING:
+    from .scripts import Result
     from .warm import Warm
 
 LIMIT = 120  # seconds
+
+
+def run_torchrun(warm: Warm, *args: object, cwd: Path, env: dict[str, str] | None = None) -> Result:
+    """Do as ``torchrun ARGS``, whose processes are forks too and have imported everything."""
+    return warm.run(torchrun.__file__, "--run-path", "--start-method=fork", *args, cwd=cwd, env=env)
 
 
 def run_processes(

@@ -1,8 +1,8 @@
 """How tests start scripts, and what they get back.
 
 There are three ways. The fixture ``start`` runs a script in this process: fastest, and with what
-the test has patched. The fixture ``warm`` forks a process that has imported everything, for what a
-run leaves behind in a process, for several at once, and for signals. ``run_new`` is for what must
+the test has patched. The fixture ``warm`` forks a process that has imported the toolboxes, for what
+a run leaves behind in a process, for several at once, and for signals. ``run_new`` is for what must
 import for itself, and for what is not Python.
 """
 

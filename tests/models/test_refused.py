@@ -72,3 +72,20 @@ def test_no_truth_value_passes_for_a_stage(name, value):
 def test_no_truth_value_passes_in_a_list():
     with pytest.raises(ValueError, match="out_indices must be integers"):
         HCGNet(ARCH, out_indices=(0, True))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "reason"),
+    [
+        (dict(depth=50, style="pytorch"), "depth.* and no style.*_delete_=True"),
+        (dict(num_stages=4), "num_stages.*_delete_=True"),
+        (dict(out_indexes=(0,)), r"out_indexes \(did you mean out_indices\?\)"),
+        (dict(pretrained="open-mmlab://resnet50_v1c"), "pretrained: .*set it to None"),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_backbone_are_explained(kwargs, reason):
+    """As of a config that inherits a ResNet's dict and forgot to replace it."""
+    for build in (HCGNet, lambda **cfg: MODELS.build(dict(type="mmhcgnet.HCGNet", **cfg))):
+        with pytest.raises(TypeError, match=f"HCGNet has no argument {reason}"):
+            build(arch=ARCH, **kwargs)

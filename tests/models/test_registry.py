@@ -1,9 +1,6 @@
 """Where configs find the backbone, each in a process that has not imported ``mmhcgnet`` before."""
 
-import sys
-
 import pytest
-from helpers.scripts import run_new
 
 # Whole models as users write them; argv: the scope, then the backbone's type.
 SCRIPT = """
@@ -68,7 +65,9 @@ print("built", len(built))
 
 @pytest.mark.parametrize("name", ["mmhcgnet.HCGNet", "HCGNet"])
 @pytest.mark.parametrize("scope", ["mmengine", "mmpretrain", "mmdet"])
-def test_backbone_is_found(scope, name, tmp_path):
-    result = run_new(sys.executable, "-c", SCRIPT, scope, name, cwd=tmp_path)
+def test_backbone_is_found(scope, name, warm, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    result = warm.run(script, scope, name, cwd=tmp_path)
     assert result.code == 0, result.err
     assert result.out.strip().endswith("built 2")

@@ -8,12 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.processes import run_torchrun
 from helpers.scripts import TOOLS, run_new
 from PIL import Image
 
 CHECKPOINT = "work_dirs/classifier/epoch_1.pth"
 CLASSES = ("dark", "light")
-slow = pytest.mark.slow(reason="needs what two processes have trained, started by torchrun")
+slow = pytest.mark.slow(reason="interpreters that import everything")
 CONFIG = """
 default_scope = "mmpretrain"
 model = dict(
@@ -66,13 +67,12 @@ def make_config(folder, name, root, init_cfg=None):
     return path
 
 
-def distributed(name, *args, cwd):
+def distributed(name, *args, cwd, python=sys.executable):
     """Run one of the dist scripts on the CPU, on a port that is free."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = str(sock.getsockname()[1])
-    env = dict(PYTHON=sys.executable, PORT=port, CUDA_VISIBLE_DEVICES="")
-    return run_new(TOOLS / name, *args, cwd=cwd, **env)
+    return run_new(TOOLS / name, *args, cwd=cwd, PYTHON=python, PORT=port, CUDA_VISIBLE_DEVICES="")
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,26 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder):
+def distributed_warm(warm, folder):
+    """As ``distributed``, with forks in place of the interpreters that the script would start."""
+    python = folder / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+
+    def run(name, *args):
+        result = distributed(name, *args, cwd=folder, python=python)
+        assert result.code == 0, result.err
+        option, module, *command = result.out.splitlines()
+        assert (option, module) == ("-m", "torch.distributed.run")
+        return run_torchrun(warm, *command, cwd=folder, env=dict(CUDA_VISIBLE_DEVICES=""))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(folder, distributed_warm):
     """What two gloo processes on the CPU leave in the default work directory."""
-    command = ("dist_train.sh", "classifier.py", 2, "--auto-scale-lr", "--resume")
-    result = distributed(*command, cwd=folder)
+    result = distributed_warm("dist_train.sh", "classifier.py", 2, "--auto-scale-lr", "--resume")
     assert result.code == 0, result.err[-3000:]
     (log,) = (folder / "work_dirs" / "classifier").glob("*/*.log")
     return log.read_text()
@@ -149,7 +165,6 @@ def test_a_mistake_is_found_before_anything_is_built(command, sentence, folder, 
     assert re.match(f"error: .*{sentence}", line)
 
 
-@slow
 def test_two_processes_train_on_a_cpu(trained, folder):
     # Eight images in batches of four are one iteration for two processes, and two for one.
     assert re.search(r"Epoch\(train\) +\[1\]\[1/1\]", trained)
@@ -159,16 +174,25 @@ def test_two_processes_train_on_a_cpu(trained, folder):
 
 
 @slow
+def test_the_script_starts_interpreters_that_train(folder):
+    result = distributed("dist_train.sh", "classifier.py", 2, "--work-dir", "started", cwd=folder)
+    assert result.code == 0, result.err[-3000:]
+    (log,) = (folder / "started").glob("*/*.log")
+    assert re.search(r"Epoch\(train\) +\[1\]\[1/1\]", log.read_text())
+    assert (folder / "started" / "epoch_1.pth").is_file()
+
+
 def test_resume_without_a_checkpoint_says_so_and_starts_anew(trained):
     sentence = "no checkpoint to resume from in ./work_dirs/classifier: training starts from"
     assert sentence in trained
 
 
-@slow
-def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(trained, folder):
+def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(
+    trained, folder, distributed_warm
+):
     flags = "--out out/p.pkl --show-dir pictures --interval 2 --amp --no-pin-memory"
     command = ("dist_test.sh", "classifier.py", CHECKPOINT, 2, *flags.split())
-    result = distributed(*command, cwd=folder)
+    result = distributed_warm(*command)
     assert result.code == 0, result.err[-3000:]
     predictions = pickle.loads((folder / "out" / "p.pkl").read_bytes())
     assert len(predictions) == 8 and {len(p["pred_score"]) for p in predictions} == {2}
@@ -190,7 +214,6 @@ def test_classification_needs_no_detection_packages(trained, folder):
     assert 0 <= metrics["accuracy/top1"] <= 100
 
 
-@slow
 def test_resume_needs_no_pretrained_weights(trained, warm, folder):
     result = warm.run(
         TOOLS / "train.py",
@@ -206,10 +229,9 @@ def test_resume_needs_no_pretrained_weights(trained, warm, folder):
     assert "absent/backbone.pth" in (folder / "resumed" / "pretrained.py").read_text()
 
 
-@slow
-def test_a_mistake_in_a_distributed_run_is_told_once_and_fails(folder):
+def test_a_mistake_in_a_distributed_run_is_told_once_and_fails(distributed_warm):
     options = ("--cfg-options", "model.backbone.norm_cfg.type=SyncBN")
-    result = distributed("dist_train.sh", "classifier.py", 2, *options, cwd=folder)
+    result = distributed_warm("dist_train.sh", "classifier.py", 2, *options)
     assert result.code != 0
     lines = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1

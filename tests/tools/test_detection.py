@@ -64,6 +64,12 @@ def test_trains_two_iterations_and_tests(succeed, work):
             assert -1 <= metrics[f"coco/{kind}_{ap}"] <= 1
 
 
+# One batch of two images, with few regions for heads that are those of COCO.
+ONE = ["train_dataloader.dataset.indices=2", "train_dataloader.batch_size=2"]
+ONE += ["train_dataloader.num_workers=0", "train_cfg.max_epochs=1"]
+ONE += ["model.train_cfg.rpn_proposal.max_per_img=50", "model.train_cfg.rcnn.sampler.num=16"]
+
+
 @pytest.mark.slow(reason="a training of the whole detector")
 def test_fine_tunes_a_detector_on_other_classes(succeed, work):
     coco = Config.fromfile(CONFIGS / "mask-rcnn_hcgnet-b_fpn_1x_coco.py")
@@ -73,7 +79,7 @@ def test_fine_tunes_a_detector_on_other_classes(succeed, work):
     train = succeed(
         ROOT / "tools/train.py",
         CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn_finetune_12e_shapes.py",
-        "--work-dir", "tuned", "--no-validate", "--cfg-options", *FEW,
+        "--work-dir", "tuned", "--no-validate", "--cfg-options", *ONE,
         "load_from=coco.pth", cwd=work,
     )  # fmt: skip
     log = train.out + train.err

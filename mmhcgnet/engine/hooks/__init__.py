@@ -10,6 +10,7 @@ from .interrupt_hook import InterruptHook
 from .log_guard_hook import LogGuardHook
 from .non_finite_hook import NonFiniteHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .same_buffers_hook import SameBuffersHook
 from .strict_load_hook import StrictLoadHook
 from .untrained_norm_hook import UntrainedNormHook
 
@@ -24,6 +25,7 @@ __all__ = [
     "LogGuardHook",
     "NonFiniteHook",
     "SafeCheckpointHook",
+    "SameBuffersHook",
     "StrictLoadHook",
     "UntrainedNormHook",
 ]

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmhcgnet.engine.carried_state import has_stepped
 from mmhcgnet.errors import UsageError
 
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -136,10 +136,8 @@ class InterruptHook(Hook):
             raise _Asked
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """End here."""
+        """Note that it has the trained weights again; the run ends at the next batch."""
         self._validating = False
-        if self._former:
-            self._end_if_asked(runner, runner.epoch, runner.iter)
 
     def before_rest(self, runner: Runner) -> None:
         """From now on the state stays whole, and a signal may end the run at once."""
@@ -259,10 +257,3 @@ def _in_hook(frames: Iterable[FrameType]) -> bool:
 
 def _has_epochs(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
-
-
-def has_stepped(optim_wrapper: OptimWrapper | OptimWrapperDict) -> bool:
-    """Whether no gradients are accumulated for a later step."""
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        return all(wrapper.should_update() for wrapper in optim_wrapper.values())
-    return optim_wrapper.should_update()

@@ -22,6 +22,7 @@ from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.checkpoints.run_lock import lock_folder
+from mmhcgnet.engine.carried_state import CARRIED, collect, restore
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed, not_finite
@@ -107,6 +108,13 @@ class SafeCheckpointHook(CheckpointHook):
                 "lower learning rate or clipped gradients may keep the numbers finite."
             )
         checkpoint["meta"][UNIX_TIME] = time.time()
+        if "optimizer" in checkpoint:
+            checkpoint[CARRIED] = collect(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take over what MMEngine does not."""
+        if runner._resume:
+            restore(runner, checkpoint.get(CARRIED))
 
     def after_train(self, runner: Runner) -> None:
         """Save what is asked for at the end, and let others train in the folder."""
@@ -297,7 +305,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _point(self, runner: Runner, path: str) -> None:
         pointer = os.path.join(runner.work_dir, "last_checkpoint")
         try:
-            write_atomically(pointer, path.encode())
+            write_atomically(pointer, os.fsencode(path))
         except OSError as error:
             raise self._not_written(pointer, error) from error
 
