@@ -108,6 +108,7 @@ def test(args: argparse.Namespace) -> None:
     )
     cli.prepare_distributed(cfg, training=False)
     cli.claim_work_dir(cfg, training=False)
+    cli.keep_config_copy(cfg)
 
     with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)

@@ -33,6 +33,12 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
         raise UsageError(f"The work directory {cfg.work_dir} is a file: name a folder.")
 
 
+def keep_config_copy(cfg: Config) -> None:
+    """Let MMEngine write the config of a test next to a training's copy, and not over it."""
+    folder, name = os.path.split(cfg.filename)
+    super(Config, cfg).__setattr__("_filename", os.path.join(folder, f"test_{name}"))
+
+
 def claim_work_dir(cfg: Config, training: bool) -> TextIO | None:
     """Make the work directory, and lock it for a training.
 

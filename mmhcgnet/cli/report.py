@@ -24,6 +24,9 @@ _TIMED_OUT = re.compile(r"DataLoader timed out after (\S+) seconds")
 _WORKER_DIED = re.compile(
     r"killed by signal: [^.]*|DataLoader worker \(pid\(?s?\)?[^)]*\) exited unexpectedly[^.]*"
 )
+# As PyTorch says it.
+_NO_SHARED_MEMORY = re.compile(r"unable to (allocate|open|write).{0,20}shared memory|torch_shm")
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|CUDA out of memory")
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 
 
@@ -115,6 +118,12 @@ def _sentence(error: Exception) -> str | None:
     """What the user reads about an error, or ``None`` if it is not their mistake."""
     # Raised in a worker, an error of ours has a message of many lines.
     text = str(error.args[0] if isinstance(error, ReadableError) and error.args else error)
+    if _NO_SHARED_MEMORY.search(text):
+        return (
+            "Workers cannot hand over their batches, as the shared memory (/dev/shm) is full: "
+            "enlarge it, with docker by `docker run --shm-size 8g`, or load without workers, with "
+            "--cfg-options train_dataloader.num_workers=0 (or val_, test_)."
+        )
     in_worker = _IN_WORKER.match(text)
     if isinstance(error, UsageError):
         # Raised in a worker, it arrives with the whole traceback for its message.
@@ -134,6 +143,16 @@ def _sentence(error: Exception) -> str | None:
             f"A dataloader's worker has ended ({match[0] if match else text}): if memory ran out, "
             "use less of it with --cfg-options train_dataloader.num_workers=1 (or val_, test_; a "
             f"bus error means that /dev/shm is full); if a file crashed it, {_CHECK_DATA}."
+        )
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        return (
+            "Memory has run out: use less of it with a smaller train_dataloader.batch_size (or "
+            f"val_, test_), smaller images or fewer workers ({textwrap.shorten(text, 200)})."
+        )
+    if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
+        return (
+            "Too many files are open: raise the limit with `ulimit -n 4096`, or use fewer workers "
+            "with --cfg-options train_dataloader.num_workers=1 (or val_, test_)."
         )
     explained = explain_building_error(error)
     return None if explained is None else str(explained)

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.newest import EVERY, POINTER, find_newest, name_pattern
 from mmhcgnet.checkpoints.sources import hand_over
 from mmhcgnet.config_dicts import type_name
-from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.errors import MissingFileError, UsageError, readable
 from mmhcgnet.paths import is_local
 
 from .launch import launched_rank
@@ -70,7 +71,10 @@ def _find(cfg: Config) -> str | None:
         return hand_over(newest).path
     # It counts where nothing else does: in another folder, or of a backend that is not searched.
     pointer = os.path.join(cfg.work_dir, POINTER)
-    return _follow(pointer) if os.path.isfile(pointer) else None
+    pointed = _follow(pointer) if os.path.isfile(pointer) else None
+    if pointed and log:
+        print_log(f"Resuming from {readable(pointed)}, which {pointer} names.")
+    return pointed
 
 
 def _follow(path: str | None) -> str | None:
@@ -79,7 +83,9 @@ def _follow(path: str | None) -> str | None:
     if pointer.name != POINTER or not pointer.is_file():
         return path
     try:
-        pointed = pointer.read_text().strip()
+        pointed = os.fsdecode(pointer.read_bytes()).strip()
+        if not os.path.exists(pointed):
+            pointed.encode()  # a name that is no text may be that of a file, or of nothing
     except ValueError as error:
         raise UsageError(f"{pointer} cannot be read: {error}; delete it.") from error
     if pointed and is_local(pointed) and not os.path.exists(pointed):

@@ -1,4 +1,4 @@
-"""What an exact resume takes and MMEngine does not save: counters of hooks, gradients in the making.
+"""What an exact resume takes and MMEngine does not save: counters of hooks, unused gradients.
 
 A checkpoint holds it under :data:`CARRIED`, as plain values and tensors.
 """

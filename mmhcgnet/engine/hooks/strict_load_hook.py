@@ -79,11 +79,11 @@ class StrictLoadHook(Hook):
         if starts and self.replaced:
             self._start_anew(checkpoint, weights, own)
         averages = any(isinstance(hook, EMAHook) for hook in runner.hooks)
+        load_strictly(model, weights, path, starts, averaged)
+        if averages or (runner._resume and averaged):
+            check_averaged(averaged, weights, path)
         if runner._resume and averaged and not averages:
             _take_trained(weights, averaged)
-        load_strictly(model, weights, path, starts, averaged)
-        if averages:
-            check_averaged(averaged, weights, path)
         if runner._resume:
             check_training_state(runner, opened)
             if settings := overruled_settings(runner, opened.content):

@@ -277,10 +277,10 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         changes = self._changes(begin)
         if begin["batches"] == batches and 0 <= trained <= batches and not changes:
             return trained
-        changes = f" ({changes})" if changes else ""
+        changes = f", with {changes}" if changes else ""
         print_log(
             f"The run to resume had trained {trained} of {begin['batches']} batches of epoch "
-            f"{self._epoch + 1}; now it has {batches}{changes}, and it starts over: for an exact "
+            f"{self._epoch + 1}; now it has {batches}, and it starts over{changes}: for an exact "
             "resume keep the batch size, the number of processes and the data.",
             "current",
             logging.WARNING,

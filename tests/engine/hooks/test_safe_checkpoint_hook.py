@@ -109,8 +109,7 @@ def run(
         num_workers=workers,
         sampler=dict(type="DefaultSampler", shuffle=True),
         dataset=data or Numbers(),
-        **(loader or {}),
-    )
+    ) | (loader or {})
     validation = {}
     if scores is not None:
         validation = dict(val_cfg=dict(), val_dataloader=loader, val_evaluator=[metric(scores)])
