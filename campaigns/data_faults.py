@@ -375,7 +375,7 @@ for _name, _spoil, _expected in (
     (
         "classes that are a text",
         options("{phase}_dataloader.dataset.metainfo.classes=cross"),
-        "is the text 'cross'",
+        "is the string 'cross'",
     ),
     ("folder that is not there", options("{phase}_dataloader.dataset.data_root=gone"), "gone"),
     (
