@@ -167,9 +167,9 @@ def test_a_half_made_environment_is_not_taken_for_one(setup_env, monkeypatch, tm
 
 
 def test_python_version(setup_env):
-    for version in ((3, 10, 0), (3, 11, 7), (3, 12, 1)):
+    for version in ((3, 10, 0), (3, 11, 7), (3, 12, 1), (3, 13, 0)):
         assert setup_env.check_python(version) == []
-    for version in ((3, 9, 18), (3, 13, 0)):
+    for version in ((3, 9, 18), (3, 14, 0)):
         (sentence,) = setup_env.check_python(version)
         assert f"is Python {version[0]}.{version[1]}." in sentence
         assert "make PYTHON=python3.11" in sentence

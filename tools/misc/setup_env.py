@@ -32,7 +32,7 @@ HEADER = VENV / "precompiled" / "torch_types.h"
 PYTHON = VENV / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements"
 
-SUPPORTED = ((3, 10), (3, 11), (3, 12))
+SUPPORTED = ((3, 10), (3, 11), (3, 12), (3, 13))
 DISK_GB = 12
 ALIVE_SECONDS = 30
 
@@ -48,7 +48,7 @@ def check_python(version):
     if tuple(version[:2]) in SUPPORTED:
         return []
     return [
-        "Python 3.10, 3.11 or 3.12 is needed, and {} is Python {}.{}. Name another one like this "
+        "Python 3.10 to 3.13 is needed, and {} is Python {}.{}. Name another one like this "
         "(and delete .venv if it exists): make PYTHON=python3.11 demo".format(
             sys.executable, *version
         )
