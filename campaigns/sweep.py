@@ -383,8 +383,10 @@ def _through_script(toolbox: str, path: Path) -> Config:
         child = Path(folder) / "child.py"
         command = [sys.executable, ROOT / "tools/misc/adapt_config.py", name, "-o", child]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode:
+        if done.returncode == 2:
             raise UsageError(done.stderr.strip())
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip()[-200:])
         return Config.fromfile(child)
 
 
@@ -467,7 +469,7 @@ def verdict(row: dict) -> str:
     """How a config fares, in words that the table counts."""
     if "predict" in row["done"]:
         return "build, loss, backward, predict"
-    if len(row.get("resnet", {}).get("done", ())) <= len(row["done"]):
+    if "resnet" in row and len(row["resnet"]["done"]) <= len(row["done"]):
         step = ("build", "loss", "backward", "predict")[len(row["done"])]
         return f"{step} fails with ResNet-50, too"
     return "refused" if row["error"].startswith("refused") else "FAILS"

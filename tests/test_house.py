@@ -15,7 +15,7 @@ FLOORS = (
     {"analysis"},
     {"engine"},
     {"checkpoints", "convert", "datasets", "model_index", "models"},
-    {"_compat", "errors", "paths", "config_dicts", "version", "weights"},
+    {"_compat", "errors", "paths", "config_dicts", "processes", "version", "weights"},
 )
 # What convert/ may use of the models: the shapes, and the list of networks.
 SHARED = dict(convert="mmhcgnet.models")

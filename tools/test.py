@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -106,6 +107,8 @@ def test(args: argparse.Namespace) -> None:
         as_in_training=checkpoint is None or not checkpoint.classes,
     )
     cli.prepare_distributed(cfg, training=False)
+    cli.claim_work_dir(cfg, training=False)
+    cli.keep_config_copy(cfg)
 
     with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
@@ -125,8 +128,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.cli.launch import distributed_run
-    from mmhcgnet.cli.report import report_usage_errors
+    try:
+        from mmhcgnet.cli.launch import distributed_run
+        from mmhcgnet.cli.report import report_usage_errors
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     with distributed_run(), report_usage_errors(args.launcher):
         test(args)

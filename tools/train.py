@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,6 +95,7 @@ def train(args: argparse.Namespace) -> None:
     cli.set_guards(cfg, args.replace)
     cli.check_data(cfg, "train", "val", files_only=cli.launched_rank(cfg.launcher) > 0)
     cli.prepare_distributed(cfg, training=True)
+    lock = cli.claim_work_dir(cfg, training=True)  # noqa: F841, it holds as long as this function
 
     with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
@@ -112,8 +114,11 @@ def main() -> None:
     # Older launchers pass the rank as an argument only.
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     # After parsing, as the packages behind it take seconds to import and --help needs none.
-    from mmhcgnet.cli.launch import distributed_run
-    from mmhcgnet.cli.report import report_usage_errors
+    try:
+        from mmhcgnet.cli.launch import distributed_run
+        from mmhcgnet.cli.report import report_usage_errors
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     with distributed_run(), report_usage_errors(args.launcher):
         train(args)

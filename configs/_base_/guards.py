@@ -8,6 +8,8 @@ guards = dict(
     interrupt=dict(type="mmhcgnet.InterruptHook"),
     class_order=dict(type="mmhcgnet.ClassOrderHook"),
     untrained_norm=dict(type="mmhcgnet.UntrainedNormHook"),
+    log_guard=dict(type="mmhcgnet.LogGuardHook"),
+    same_buffers=dict(type="mmhcgnet.SameBuffersHook"),
 )
 
 train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")

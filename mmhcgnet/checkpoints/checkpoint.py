@@ -24,6 +24,7 @@ from mmhcgnet.weights import (
 from .reading import read_checkpoint
 
 UNIX_TIME = "unix_time"  # what meta calls it, next to MMEngine's local time
+RUN = "run_id"  # what the message hub calls the run that a checkpoint is of
 MOST = 10**12  # epochs and iterations; no training has more
 
 
@@ -108,6 +109,12 @@ class Checkpoint:
     def iteration(self) -> int | None:
         """How many iterations of a training it comes after, if it says so."""
         return count(self.meta.get("iter"))
+
+    @property
+    def run(self) -> str | None:
+        """The id of the run that saved it, if it says so."""
+        info = _as_dict(_as_dict(self.content.get("message_hub")).get("runtime_info"))
+        return info[RUN] if isinstance(info.get(RUN), str) else None
 
     @property
     def lacks(self) -> list[str]:

@@ -19,6 +19,8 @@ _HOOKS = dict(
     interrupt="InterruptHook",
     class_order="ClassOrderHook",
     untrained_norm="UntrainedNormHook",
+    log_guard="LogGuardHook",
+    same_buffers="SameBuffersHook",
 )
 # MMEngine's own types and ours that do the same and more.
 _CHECKPOINT = dict(CheckpointHook="mmhcgnet.SafeCheckpointHook")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import os
+import signal
 import subprocess
 import time
 import traceback
@@ -17,6 +18,7 @@ from torch import distributed
 
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
+from mmhcgnet.processes import signal_when_parent_ends
 
 _SYNC_NORMS = ("SyncBN", "MMSyncBN", "SyncBatchNorm")
 # Launcher -> where it puts the rank, the number of processes and the rank on this machine.
@@ -30,6 +32,8 @@ _PATIENCE = datetime.timedelta(seconds=20)
 
 def prepare_distributed(cfg: Config, training: bool) -> None:
     """Make a distributed run possible on a CPU; elsewhere MMEngine does all by itself (NCCL).
+
+    On Linux, each process gets SIGTERM when its launcher ends.
 
     MMEngine's own start calls ``torch.cuda.set_device`` and hands ``device_ids`` to DDP. It does
     neither when the process group already exists and the config says ``device_ids=None``.
@@ -45,6 +49,8 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     launcher = cfg.launcher
     if launcher == "none":
         return
+    # A launcher that was killed does not end its processes: they save and end by themselves.
+    signal_when_parent_ends(signal.SIGTERM, os.getppid())
     absent = [name for name in _VARIABLES[launcher] if name not in os.environ]
     if absent:
         raise UsageError(

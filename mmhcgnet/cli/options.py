@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from typing import TextIO
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 
+from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import UsageError
+
+from .launch import launched_rank
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:
@@ -26,6 +31,39 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
         cfg.work_dir = work_dir or os.path.join("./work_dirs", name)
     if os.path.exists(cfg.work_dir) and not os.path.isdir(cfg.work_dir):
         raise UsageError(f"The work directory {cfg.work_dir} is a file: name a folder.")
+
+
+def keep_config_copy(cfg: Config) -> None:
+    """Let MMEngine write the config of a test next to a training's copy, and not over it."""
+    folder, name = os.path.split(cfg.filename)
+    super(Config, cfg).__setattr__("_filename", os.path.join(folder, f"test_{name}"))
+
+
+def claim_work_dir(cfg: Config, training: bool) -> TextIO | None:
+    """Make the work directory, and lock it for a training.
+
+    Args:
+        cfg: The config, its ``work_dir`` and ``launcher`` set.
+        training: Whether the run trains; others may run next to a training.
+
+    Returns:
+        What holds the lock, to be kept until the end of the run; ``None`` without one.
+
+    Raises:
+        UsageError: If nothing can be written there, or another run trains there.
+    """
+    if launched_rank(cfg.get("launcher", "none")) > 0:
+        return None
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.work_dir) as file:
+            file.write(bytes(1 << 16))
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to the work directory {cfg.work_dir} "
+            f"({error.strerror or error}): free some space, or name another folder."
+        ) from error
+    return lock_folder(cfg.work_dir) if training else None
 
 
 def check_output(path: str, cfg: Config | None = None) -> None:

@@ -6,19 +6,17 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import nn
 
 from mmhcgnet.checkpoints.checkpoint import find_file
-from mmhcgnet.checkpoints.newest import EVERY, find_newest, name_pattern
+from mmhcgnet.checkpoints.newest import EVERY, POINTER, find_newest, name_pattern
 from mmhcgnet.checkpoints.sources import hand_over
 from mmhcgnet.config_dicts import type_name
-from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.errors import MissingFileError, UsageError, readable
 from mmhcgnet.paths import is_local
 
 from .launch import launched_rank
-
-# The file in which MMEngine names the newest checkpoint.
-_POINTER = "last_checkpoint"
 
 
 def set_resume(cfg: Config, resume: str | None) -> bool:
@@ -35,8 +33,13 @@ def set_resume(cfg: Config, resume: str | None) -> bool:
 
     Raises:
         MissingFileError: If the named checkpoint does not exist.
-        UsageError: If the run has checkpoints and none to resume from.
+        UsageError: If the run has checkpoints and none to resume from, or the path is empty.
     """
+    if resume is not None and not resume.strip():
+        raise UsageError(
+            "--resume got an empty path, as of a variable that is not set: name a checkpoint, or "
+            "pass --resume alone for the newest one of the work directory."
+        )
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
     found = _find(cfg) if resume == "auto" else _follow(resume)
@@ -67,17 +70,22 @@ def _find(cfg: Config) -> str | None:
     if newest:
         return hand_over(newest).path
     # It counts where nothing else does: in another folder, or of a backend that is not searched.
-    pointer = os.path.join(cfg.work_dir, _POINTER)
-    return _follow(pointer) if os.path.isfile(pointer) else None
+    pointer = os.path.join(cfg.work_dir, POINTER)
+    pointed = _follow(pointer) if os.path.isfile(pointer) else None
+    if pointed and log:
+        print_log(f"Resuming from {readable(pointed)}, which {pointer} names.")
+    return pointed
 
 
 def _follow(path: str | None) -> str | None:
     """The checkpoint that a ``last_checkpoint`` points at; another path as it is."""
     pointer = Path(path or "")
-    if pointer.name != _POINTER or not pointer.is_file():
+    if pointer.name != POINTER or not pointer.is_file():
         return path
     try:
-        pointed = pointer.read_text().strip()
+        pointed = os.fsdecode(pointer.read_bytes()).strip()
+        if not os.path.exists(pointed):
+            pointed.encode()  # a name that is no text may be that of a file, or of nothing
     except ValueError as error:
         raise UsageError(f"{pointer} cannot be read: {error}; delete it.") from error
     if pointed and is_local(pointed) and not os.path.exists(pointed):

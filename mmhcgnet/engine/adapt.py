@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -111,13 +112,13 @@ def write_child(base: str, original: Config, adapted: Config) -> str:
     Raises:
         UsageError: If the original is in MMEngine's new style, which other configs import.
     """
-    if original.get("_imported_names", getattr(original, "_imported_names", None)):
+    if original._imported_names:
         raise UsageError(
             f"The config {base} is of MMEngine's new style, from which a config of the usual one "
             "cannot inherit: use mmhcgnet.adapt_config(cfg) in Python."
         )
     changes = _changes(adapted.model, original.model)
-    return f"_base_ = {base!r}\n\nmodel = {_written(changes)}\n".replace("'", '"')
+    return f"_base_ = {_shown(base)}\n\nmodel = {_written(changes)}\n"
 
 
 def _changes(adapted: dict, original: dict) -> dict:
@@ -244,11 +245,11 @@ class _Adapter:
         """Return the HCGNet for a ResNet, and the maps of both."""
         toolbox = _scope_of(resnet) or self.scope
         given = resnet.get("out_indices", (3,) if toolbox == "mmpretrain" else (0, 1, 2, 3))
-        arguments = dict(out_indices=given) | _geometry(resnet, path)
-        if toolbox == "mmdet":
-            arguments["norm_eval"] = (
-                True  # which MMDetection's ResNet does unless it is told not to
-            )
+        arguments = dict(out_indices=given)
+        if not self.backbone.keys() & {"output_stride", "strides", "dilations"}:
+            arguments |= _geometry(resnet, path)
+        if toolbox == "mmdet":  # whose ResNet does so unless it is told not to
+            arguments["norm_eval"] = True
         arguments |= {key: resnet[key] for key in _CARRIED if key in resnet}
         if (arguments.get("norm_cfg") or {}).get("eps") == 0:  # which goes with its weights
             arguments["norm_cfg"] = {k: v for k, v in arguments["norm_cfg"].items() if k != "eps"}
@@ -258,7 +259,7 @@ class _Adapter:
             arguments["norm_cfg"] = dict(arguments["norm_cfg"], num_groups=1)
             self.report.losses.append(
                 f"{path}.norm_cfg: {groups} groups do not divide HCGNet's widths, so it has 1; "
-                "norm_cfg=dict(type='BN') suits pretrained weights."
+                'norm_cfg=dict(type="BN") suits pretrained weights.'
             )
         for key, value in resnet.items():
             if key not in _OWN and key not in _CARRIED and value not in (None, False, 0):
@@ -274,6 +275,11 @@ class _Adapter:
         self.report.changes.append(
             f"{path}: {type_name(resnet)}-{resnet.get('depth')} -> dict({shown})"
         )
+        if network.get("init_cfg") is None and network.get("frozen_stages", -1) >= 0:
+            self.report.changes.append(
+                f"{path}.init_cfg: no weights, and frozen_stages={network.frozen_stages} freezes "
+                "random ones: give pretrained, or frozen_stages=-1, norm_eval=False"
+            )
         return network, levels
 
     def _levels(self, resnet: dict, old: Any, new: Any, path: str) -> list[_Level]:
@@ -461,10 +467,14 @@ def _parts(node: Any, path: str) -> Iterator[tuple[dict, str]]:
 
 def _shown(value: Any) -> str:
     """A value as it stands in a config."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dict):
         if all(isinstance(key, str) and key.isidentifier() for key in value):
             return f"dict({', '.join(f'{key}={_shown(each)}' for key, each in value.items())})"
-        return f"{{{', '.join(f'{key!r}: {_shown(each)}' for key, each in value.items())}}}"
+        return f"{{{', '.join(f'{_shown(key)}: {_shown(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
     return repr(value)

@@ -160,8 +160,8 @@ def base_of(name: str, child: str) -> str:
     """Return what a config writes as ``_base_`` to inherit another one.
 
     Args:
-        name: A path, or ``PACKAGE::PATH``, which stays unless MMEngine does not find the package,
-            as it looks for ``mmseg`` under one of the names that it is installed by.
+        name: A path, or ``PACKAGE::PATH``, which stays unless MMEngine cannot read it: it looks for
+            ``mmseg`` under one of the names that it is installed by, and wants no dot in a folder.
         child: The path of the config that inherits.
     """
     path = shipped_config(name)
@@ -172,7 +172,7 @@ def base_of(name: str, child: str) -> str:
         probe.write_text(f"_base_ = {name!r}\n", encoding="utf-8")
         try:
             Config.fromfile(probe)
-        except ModuleNotFoundError:
+        except Exception:  # each of these has another
             return Path(path).as_posix()
     return name
 

@@ -35,6 +35,11 @@ def check_training_state(runner: Runner, opened: Checkpoint) -> None:
             f"Cannot resume from {path}: it has no {', '.join(missing)}. To start a new run from "
             "its weights, use load_from."
         )
+    if problem := _compare_schedulers(runner.param_schedulers, content.get("param_schedulers")):
+        raise UsageError(
+            f"The schedules in the checkpoint {path} are not the config's: {problem}; resume with "
+            "the param_scheduler of that run, or start over with load_from."
+        )
     hub, seed, dataset = content["message_hub"], meta.get("seed"), meta.get("dataset_meta")
     histories = hub["log_scalars"].values() if isinstance(hub["log_scalars"], dict) else [None]
     wrong = [
@@ -134,6 +139,34 @@ def _differ(former: Any, own: Any) -> bool:
 
 def _told(text: str) -> str:
     return text if len(text) < 60 else f"{text[:56]} ..."
+
+
+def _compare_schedulers(own: Any, saved: Any) -> str | None:
+    """Say in what number or kind differs: MMEngine would mix the states in their order."""
+    if not own or not saved:
+        return None
+    if not isinstance(own, dict):
+        own, saved = {"": own}, {"": saved}
+    if not isinstance(saved, dict) or own.keys() != saved.keys():
+        return "they are of other optimizers"
+    for key, schedulers in own.items():
+        states = saved[key]
+        if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
+            return "they are no list of states"
+        if len(states) != len(schedulers):
+            return f"{len(states)} instead of {len(schedulers)}"
+        for i, (state, scheduler) in enumerate(zip(states, schedulers, strict=True)):
+            kinds = [_kind(state), _kind(scheduler.state_dict())]
+            if kinds[0] != kinds[1]:
+                settings = (", ".join(sorted(kind)) or "none" for kind in kinds)
+                return "number {} has the settings {} instead of {}".format(i, *settings)
+    return None
+
+
+def _kind(state: dict) -> set[str]:
+    """The names of a scheduler's own settings, and what it sets."""
+    names = {n for n in state if isinstance(n, str) and not n.startswith("_")} - _COUNTED
+    return names | {f"param_name={state.get('param_name')}"}
 
 
 def _compare_optimizer(wrapper: OptimWrapper, saved: object) -> str | None:

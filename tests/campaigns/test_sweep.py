@@ -51,6 +51,7 @@ def test_a_process_that_dies_is_a_result(monkeypatch):
 def test_what_fails_because_of_hcgnet_is_told_from_what_fails_anyway():
     assert sweep.verdict(result()) == "build, loss, backward, predict"
     assert sweep.verdict(result(RAN[:1], RAN)) == "FAILS"
+    assert sweep.verdict(result([], error="the process died")) == "FAILS"
     assert sweep.verdict(result([], RAN, error="refused: no")) == "refused"
     assert sweep.verdict(result(RAN[:3], RAN[:3])) == "predict fails with ResNet-50, too"
     row = result(strides=[4, 8, 8, 8]) | dict(meant=[4, 8])

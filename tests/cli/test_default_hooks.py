@@ -20,6 +20,8 @@ GUARDS = {
     "mmhcgnet.SafeCheckpointHook",
     "mmhcgnet.ClassOrderHook",
     "mmhcgnet.UntrainedNormHook",
+    "mmhcgnet.LogGuardHook",
+    "mmhcgnet.SameBuffersHook",
 }
 
 

@@ -1,4 +1,5 @@
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from mmhcgnet.cli.options import (
     check_amp_training,
     check_metrics,
     check_output,
+    claim_work_dir,
     decide_out_item,
     drop_validation,
+    keep_config_copy,
     set_amp_testing,
     set_amp_training,
     set_auto_scale_lr,
@@ -448,3 +451,26 @@ def test_pretrained_files_have_to_exist_whatever_their_type_is_written_as(kind):
     model = ConfigDict(neck=[dict(init_cfg=dict(type=kind, checkpoint="gone.pth"))])
     with pytest.raises(MissingFileError, match="gone.pth"):
         check_pretrained_files(model)
+
+
+def test_a_test_writes_its_config_next_to_that_of_the_training(tmp_path):
+    (tmp_path / "mine.py").write_text("work_dir = 'work'")
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    keep_config_copy(cfg)
+    assert deepcopy(cfg).filename == f"{tmp_path}/test_mine.py" and cfg.work_dir == "work"
+
+
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling"])
+def test_a_work_directory_where_nothing_can_be_written(tmp_path, kind):
+    (tmp_path / "file").write_text("here")
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent" / "too")
+    path = dict(file="file", dangling="dangling").get(kind, "file/below")
+    with pytest.raises(UsageError, match="Nothing can be written to the work directory"):
+        claim_work_dir(Config(dict(work_dir=f"{tmp_path}/{path}")), training=True)
+
+
+def test_a_training_claims_its_folder_and_a_test_does_not(tmp_path):
+    cfg = Config(dict(work_dir=f"{tmp_path}/new"))
+    with claim_work_dir(cfg, training=True):
+        assert claim_work_dir(cfg, training=False) is None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.lock"]

@@ -1,6 +1,9 @@
+import errno
 import gc
+import os
 import re
 import socket
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -88,6 +91,54 @@ def test_the_end_of_a_worker_becomes_one_sentence(message, capsys):
         raise RuntimeError(message)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"error: A dataloader's worker has ended \(.*\): .*num_workers=1", line)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        # A worker says it as the cause of its own error.
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: unable to "
+                "allocate shared memory(shm) for file </torch_7>: Success (0)"
+            ),
+            "shared memory ./dev/shm. is full: .*--shm-size",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "Memory has run out",
+        ),
+        (MemoryError(), "Memory has run out"),
+        (OSError(24, "Too many open files"), "Too many files are open: .*ulimit -n"),
+        (KeyboardInterrupt(), "Interrupted."),
+    ],
+    ids=["shm", "torch", "python", "files", "interrupted"],
+)
+def test_what_a_machine_lacks_becomes_one_sentence(error, words, capsys):
+    with pytest.raises(SystemExit) as info, report_usage_errors():
+        raise error
+    assert info.value.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(words, line)
+
+
+@pytest.mark.parametrize("number", ["EPIPE", "EIO"])
+def test_what_nobody_reads_any_more_ends_nothing(number, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        with report_usage_errors():
+            if number == "EIO":
+
+                def gone():
+                    raise OSError(errno.EIO, "Input/output error")
+
+                monkeypatch.setattr(stream, "flush", gone, raising=False)
+            print("a line that is lost", flush=True)
+            done = True
+        monkeypatch.undo()
+    assert done  # and the stream was closed without an error
 
 
 def test_a_batch_that_died_with_its_worker_becomes_one_sentence(capsys):

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.checkpoints.durable_files import ATOMIC
 from mmhcgnet.cli.preflight import check_checkpoint
 from mmhcgnet.cli.resume import drop_pretrained, set_resume
-from mmhcgnet.engine.resumed_state import overruled_settings
+from mmhcgnet.engine.resumed_state import _compare_schedulers, overruled_settings
 from mmhcgnet.errors import MissingFileError, UsageError
 
 
@@ -316,3 +317,69 @@ def test_settings_that_a_checkpoint_overrules_are_named_with_both_values(changes
     assert bool(told) is bool(words)
     for word in words:
         assert any(word in text for text in told), told
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_no_new_start(tmp_path, path):
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    with pytest.raises(UsageError, match="--resume got an empty path"):
+        set_resume(cfg, path)
+
+
+def test_a_broken_pointer_next_to_checkpoints_does_not_matter(tmp_path):
+    save_training(tmp_path / "epoch_1.pth", 3)
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    assert set_resume(cfg, "auto") and cfg.load_from == f"{tmp_path}/epoch_1.pth"
+
+
+def save_training(path, iteration, run=None, hour=12):
+    info = dict(run_id=run) if run else {}
+    hub = dict(log_scalars={}, runtime_info=info, resumed_keys={})
+    meta = dict(epoch=0, iter=iteration, time=f"20260101_{hour}0000")
+    content = dict(meta=meta, state_dict={}, optimizer={}, message_hub=hub)
+    save_checkpoint(content, str(path))
+
+
+@pytest.mark.parametrize(
+    "files, pointer, newest",
+    [
+        # Of one run the iteration decides, of several the last save, or else the pointer.
+        (dict(a=(3, "x", 20), b=(6, "x", 12)), None, "b"),
+        (dict(a=(3, "x", 20), b=(6, "y", 12)), None, "a"),
+        (dict(a=(3, "x", 20), b=(6, "y", 12)), "b.pth", "b"),
+        (dict(a=(3, "x", 12), b=(6, "y", 20), c=(4, "x", 11)), "a.pth", "c"),
+        (dict(a=(3, None, 20), b=(6, None, 12)), "b.pth", "a"),
+        (dict(a=(3, "x", 12), b=(3, "x", 20)), None, "b"),
+    ],
+)
+def test_which_checkpoint_is_the_newest(tmp_path, files, pointer, newest):
+    for name, values in files.items():
+        save_training(tmp_path / f"{name}.pth", *values)
+    if pointer:
+        (tmp_path / "last_checkpoint").write_text(f"/moved/{pointer}")
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    assert set_resume(cfg, "auto") and cfg.load_from == f"{tmp_path}/{newest}.pth"
+
+
+def test_a_folder_with_a_name_that_is_no_text(tmp_path):
+    folder = os.path.join(str(tmp_path), os.fsdecode(b"gr\xfc"))
+    os.mkdir(folder)
+    save_training(os.path.join(folder, "epoch_1.pth"), 3)
+    cfg = Config(dict(work_dir=folder))
+    assert set_resume(cfg, "auto") and os.path.samefile(cfg.load_from, f"{folder}/epoch_1.pth")
+
+
+@pytest.mark.parametrize(
+    "own, words",
+    [
+        ([dict(type="MultiStepLR", milestones=[2])] * 2, "1 instead of 2"),
+        ([dict(type="CosineAnnealingLR", T_max=4)], "number 0 has the settings .*T_max"),
+        ([dict(type="MultiStepMomentum", milestones=[2])], "param_name=momentum"),
+        ([dict(type="MultiStepLR", milestones=[3])], None),
+    ],
+)
+def test_schedules_of_another_kind_or_number_are_told(own, words):
+    former = saved(settings())["param_schedulers"]
+    problem = _compare_schedulers(settings(schedulers=own).param_schedulers, former)
+    assert problem is None if words is None else re.search(words, problem)

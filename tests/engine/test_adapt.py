@@ -10,6 +10,7 @@ import pytest
 from mmengine.config import Config
 
 from mmhcgnet import adapt_config
+from mmhcgnet.engine.adapt import write_child
 from mmhcgnet.engine.configs import load_config, shipped_config
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import HCGNet
@@ -58,7 +59,7 @@ def test_a_detector_with_an_fpn():
     assert adapted.to_dict() == cfg.to_dict()
     assert not report.losses
     assert "model.neck.in_channels: [256, 512, 1024, 2048] -> [160, 368, 952, 1244]" in str(report)
-    assert str(report).startswith("model.backbone: ResNet-50 -> dict(type='mmhcgnet.HCGNet'")
+    assert str(report).startswith('model.backbone: ResNet-50 -> dict(type="mmhcgnet.HCGNet"')
 
 
 def test_arguments_come_before_the_configs():
@@ -69,6 +70,21 @@ def test_arguments_come_before_the_configs():
     assert backbone.init_cfg == dict(type="Pretrained", checkpoint="c.pth", prefix="backbone.")
     assert model.neck.in_channels == [352, 848, 1720, 2428]
     assert model.neck.in_channels == list(HCGNet("C", out_indices=(0, 1, 2, 3)).out_channels)
+
+
+def test_frozen_random_weights_are_mentioned():
+    cfg = shipped("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    mention = "frozen_stages=1 freezes random ones"
+    assert mention in str(adapt_config(cfg)[1])
+    for kwargs in (dict(pretrained="b.pth"), dict(frozen_stages=-1)):
+        assert mention not in str(adapt_config(cfg, **kwargs)[1])
+
+
+def test_another_output_stride_than_the_configs():
+    model, _ = adapt(segmenter(decode_head=head(2048, 3)), output_stride=16)
+    assert model.backbone.output_stride == 16 and "strides" not in model.backbone
+    model, _ = adapt(segmenter(decode_head=head(2048, 3)), strides=(1, 2, 2, 1))
+    assert "output_stride" not in model.backbone
 
 
 def test_the_levels_of_a_config_stay():
@@ -142,7 +158,7 @@ def test_a_dilated_last_stage():
 @pytest.mark.parametrize(
     ("name", "part", "loss"),
     [
-        ("dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py", "dcn", "dcn=dict(type='DCN'"),
+        ("dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py", "dcn", 'dcn=dict(type="DCN"'),
         ("gcnet/mask-rcnn_r50-gcb-r16-c3-c5_fpn_1x_coco.py", "plugins", "plugins=[dict(cfg="),
         ("gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py", "norm_cfg", "32 groups do not divide"),
     ],
@@ -303,3 +319,31 @@ def test_smaller_and_wider_resnets_and_types_that_are_classes():
     wide = resnet(base_channels=128, expansion=2)
     model, _ = adapt(config(backbone=wide, neck=dict(in_channels=[256, 512, 1024, 2048])))
     assert model.neck.in_channels == NEW
+
+
+def test_a_config_of_the_new_style(tmp_path):
+    """Its types are classes. Only configs of that style can inherit from it."""
+    (tmp_path / "base.py").write_text("max_epochs = 1\n")
+    path = tmp_path / "new_style.py"
+    path.write_text(
+        "from mmengine.config import read_base\n"
+        "from mmdet.models import FPN, ResNet, RetinaNet\n\n"
+        "with read_base():\n    from .base import *\n\n"
+        "model = dict(type=RetinaNet, backbone=dict(type=ResNet, depth=50),\n"
+        "             neck=dict(type=FPN, in_channels=[256, 512, 1024, 2048]))\n"
+    )
+    cfg = Config.fromfile(path)
+    adapted, _ = adapt_config(cfg)
+    assert adapted.model.backbone.type == "mmhcgnet.HCGNet"
+    assert adapted.model.neck.in_channels == NEW
+    with pytest.raises(UsageError, match="new style"):
+        write_child(str(path), cfg, adapted)
+
+
+def test_strings_are_written_as_they_are():
+    cfg = shipped("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    adapted, _ = adapt_config(cfg, pretrained='it\'s "mine".pth', out_indices=(0, 1, 2, 3))
+    text = write_child("base.py", cfg, adapted)
+    names: dict = {}
+    exec(text, names)
+    assert names["model"]["backbone"]["init_cfg"]["checkpoint"] == 'it\'s "mine".pth'

@@ -46,6 +46,14 @@ def test_the_config_is_thin_and_means_the_same(start, tmp_path, name):
     assert without_scope(Config.fromfile(out).to_dict()) == without_scope(adapted.to_dict())
 
 
+def test_a_folder_with_a_dot_is_inherited_from_by_its_path(start, tmp_path):
+    """MMEngine takes what is behind the dot for a suffix."""
+    out = tmp_path / "my_config.py"
+    start(TOOL, "mmdet::legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py", "-o", out, code=0)
+    assert 'mmdet/.mim/configs/legacy_1.x/retinanet_r50_fpn_1x_coco_v1.py"' in out.read_text()
+    assert Config.fromfile(out).model.backbone.type == "mmhcgnet.HCGNet"
+
+
 def test_an_adapted_config_trains(start, warm, tmp_path):
     """From a path, relative to the new file."""
     write_detection(tmp_path / "data/shapes", seed=0, images=16, val_images=6, size=64)

@@ -7,8 +7,10 @@ from .deploy_hook import DeployHook
 from .dropblock_hook import DropBlockHook
 from .image_name_hook import ImageNameHook
 from .interrupt_hook import InterruptHook
+from .log_guard_hook import LogGuardHook
 from .non_finite_hook import NonFiniteHook
 from .safe_checkpoint_hook import SafeCheckpointHook
+from .same_buffers_hook import SameBuffersHook
 from .strict_load_hook import StrictLoadHook
 from .untrained_norm_hook import UntrainedNormHook
 
@@ -20,8 +22,10 @@ __all__ = [
     "DropBlockHook",
     "ImageNameHook",
     "InterruptHook",
+    "LogGuardHook",
     "NonFiniteHook",
     "SafeCheckpointHook",
+    "SameBuffersHook",
     "StrictLoadHook",
     "UntrainedNormHook",
 ]

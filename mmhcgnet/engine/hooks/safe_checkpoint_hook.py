@@ -5,25 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import broadcast_object_list, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from mmhcgnet.checkpoints import encode_checkpoint, read_checkpoint
-from mmhcgnet.checkpoints.checkpoint import UNIX_TIME
+from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint
+from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.checkpoints.newest import name_pattern
+from mmhcgnet.checkpoints.run_lock import lock_folder
+from mmhcgnet.engine.carried_state import CARRIED, collect, restore
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed, not_finite
 
 INTERRUPTED = "interrupted_iter_{}.pth"
-_OUTDATED = "outdated_ckpts"  # what the message hub, and so a checkpoint, calls this list
+# What the message hub, and so a checkpoint, calls the names of files that are still to be deleted,
+# and of what an interrupted run has saved and the next save replaces.
+_OUTDATED, _INTERRUPTED = "outdated_ckpts", "interrupted_ckpts"
 
 
 @HOOKS.register_module()
@@ -35,12 +42,15 @@ class SafeCheckpointHook(CheckpointHook):
     SHA-256 (see :func:`~mmhcgnet.checkpoints.durable_files.seal`). Everywhere, what it replaces
     is deleted last: older checkpoints beyond ``max_keep_ckpts``, the former best ones, and what an
     :class:`InterruptHook` has saved. A checkpoint says what it replaces, so that a run that was
-    killed before it could delete that does so when it resumes.
+    killed before it could delete that does so when it resumes. Only what the run itself has saved
+    is deleted, or the one that it resumed from: each run has an id, which its checkpoints hold and
+    a resumed run takes over. A warning names the checkpoints of another run in the folder.
 
     Weights with NaN or inf are not saved. Paths of former checkpoints are looked up by their name
     in the folder of the run, which may have been moved.
 
-    The first checkpoint of a run is read back, as a hook may add what no reader takes.
+    The first checkpoint of a run is read back, as a hook may add what no reader takes. While a run
+    trains, it holds a lock of its folder (:func:`~mmhcgnet.checkpoints.run_lock.lock_folder`).
 
     Raises:
         UsageError: While saving, if weights are not finite or a file cannot be written, as on a
@@ -57,12 +67,19 @@ class SafeCheckpointHook(CheckpointHook):
         self._local = (self.backend_args or {}).get("backend") == ATOMIC
         outdated = self._check_hub(runner)
         super().before_train(runner)
+        if self._local and is_main_process():
+            with suppress(OSError):  # the first save will say so
+                os.makedirs(self.out_dir, exist_ok=True)
+            self._lock = lock_folder(self.out_dir)
+        self._name_run(runner)
         # A model may hold an infinity by design, as in a mask.
         buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
         self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}
-        self._saved_iter: int | None = None
+        self._has_read_back = False
         self._former_bests: dict[str, str | None] = {}
         self._find_former(runner)
+        resumed = runner._resume and self.last_ckpt and _is_same(self.last_ckpt, runner._load_from)
+        self._saved_iter = runner.iter if resumed else None
         if is_main_process():
             if self._local:
                 remove_temporary(self.out_dir)
@@ -91,26 +108,44 @@ class SafeCheckpointHook(CheckpointHook):
                 "lower learning rate or clipped gradients may keep the numbers finite."
             )
         checkpoint["meta"][UNIX_TIME] = time.time()
+        if "optimizer" in checkpoint:
+            checkpoint[CARRIED] = collect(runner)
 
-    def save_interrupted(self, runner: Runner, epoch: int, iteration: int) -> str:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take over what MMEngine does not."""
+        if runner._resume:
+            restore(runner, checkpoint.get(CARRIED))
+
+    def after_train(self, runner: Runner) -> None:
+        """Save what is asked for at the end, and let others train in the folder."""
+        super().after_train(runner)
+        self._lock = None
+
+    def save_interrupted(
+        self, runner: Runner, epoch: int, iteration: int, everywhere: bool = False
+    ) -> str | None:
         """Save what it takes to resume, at once, unless it was saved already.
 
         Args:
             runner: The runner.
             epoch: The number of epochs that are done.
             iteration: The number of iterations that are done.
+            everywhere: Whether this process saves also if it is not the first of a distributed run.
 
         Returns:
-            The file's path.
+            The file's path; ``None`` if nothing has been trained.
         """
+        if iteration == 0:
+            return None
         if self._saved_iter != iteration:
+            name, hub = INTERRUPTED.format(iteration), runner.message_hub
+            outdated = [former for former in self._interrupted(hub) if former != name]
+            hub.update_info(_OUTDATED, outdated)
+            hub.update_info(_INTERRUPTED, [name])
             meta = dict(epoch=epoch, iter=iteration)
-            self._save(runner, INTERRUPTED.format(iteration), meta, optimizer=True, scheduler=True)
+            self._save(runner, name, meta, optimizer=True, scheduler=True, everywhere=everywhere)
+            self._remove(runner, outdated)
         return self.last_ckpt
-
-    def has_saved(self, iteration: int) -> bool:
-        """Whether the newest checkpoint is of this iteration, so that a run can end here."""
-        return self._saved_iter == iteration
 
     def _check_hub(self, runner: Runner) -> list[str]:
         """Keep of what a checkpoint has put into the hub only what can be this hook's own.
@@ -135,6 +170,51 @@ class SafeCheckpointHook(CheckpointHook):
         regular, interrupted = map(name_pattern, (self.filename_tmpl, INTERRUPTED))
         pattern = rf"(best_[^/\\]+_)?{regular}|{interrupted}"
         return isinstance(name, str) and re.fullmatch(pattern, name) is not None
+
+    def _interrupted(self, hub: MessageHub) -> list[str]:
+        names = hub.get_info(_INTERRUPTED) if _INTERRUPTED in hub.runtime_info else []
+        return [name for name in _as_list(names) if self._is_own(name)]
+
+    def _name_run(self, runner: Runner) -> None:
+        """Give the run an id, or take over that of the run that it resumes."""
+        ids = [None]
+        if is_main_process():
+            hub = runner.message_hub
+            known = hub.get_info(RUN) if runner._resume and RUN in hub.runtime_info else None
+            ids = [known if isinstance(known, str) else secrets.token_hex(8)]
+            found = self._others(runner) if self._local else {}
+            if not runner._resume and found:
+                runner.logger.warning(
+                    f"The folder {self.out_dir} holds checkpoints of another run "
+                    f"({listed(sorted(found), 'files')}), and this run starts from scratch: it "
+                    "overwrites those whose names it uses. To keep them, give it another work_dir; "
+                    "to continue the other run, resume it."
+                )
+            later = sorted(name for name, i in found.items() if runner._resume and i > runner.iter)
+            if later:
+                ids = [secrets.token_hex(8)]  # or the next resumed run would go on from those
+                runner.logger.warning(
+                    f"This run continues from iteration {runner.iter}, but the folder "
+                    f"{self.out_dir} holds later checkpoints of it ({listed(later, 'files')}): it "
+                    "is taken for a new run now, and overwrites those whose names it uses."
+                )
+        broadcast_object_list(ids)
+        runner.message_hub.update_info(RUN, ids[0])
+
+    def _others(self, runner: Runner) -> dict[str, int]:
+        """The iterations of the checkpoints in the folder; of a resumed run, of its own."""
+        hub, found = runner.message_hub, {}
+        own = hub.get_info(RUN) if runner._resume and RUN in hub.runtime_info else None
+        for path in Path(self.out_dir).glob("*"):
+            if path.name.startswith("best_") or not self._is_own(path.name):
+                continue
+            try:
+                outline = Checkpoint.open(str(path), in_full=False)
+            except UsageError:
+                continue
+            if not runner._resume or (own and outline.run == own):
+                found[path.name] = outline.iteration or 0
+        return found
 
     def _find_former(self, runner: Runner) -> None:
         """Look for what the hub names in this run's folder, which may have been moved."""
@@ -164,11 +244,10 @@ class SafeCheckpointHook(CheckpointHook):
                 outdated.append(self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
-        if self._local:
-            found = Path(self.out_dir).glob(INTERRUPTED.format("*"))
-            outdated += [path.name for path in found if self._is_own(path.name)]
+        outdated += self._interrupted(runner.message_hub)
         outdated = [former for former in outdated if former != name]
         runner.message_hub.update_info(_OUTDATED, outdated)
+        runner.message_hub.update_info(_INTERRUPTED, [])
         self._save(runner, name, meta, self.save_optimizer, self.save_param_scheduler, **self.args)
         self._remove(runner, outdated)
         runner.message_hub.update_info(_OUTDATED, [])
@@ -180,13 +259,19 @@ class SafeCheckpointHook(CheckpointHook):
         meta: dict,
         optimizer: bool,
         scheduler: bool,
+        everywhere: bool = False,
         **kwargs: Any,
     ) -> None:
         """Write a checkpoint, then point at it."""
         path = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", path)
         try:
-            runner.save_checkpoint(
+            # MMEngine lets the first process of a distributed run save alone.
+            save = (
+                Runner.save_checkpoint.__wrapped__ if everywhere else type(runner).save_checkpoint
+            )
+            save(
+                runner,
                 self.out_dir,
                 name,
                 self.file_client_args,
@@ -199,8 +284,9 @@ class SafeCheckpointHook(CheckpointHook):
             )
         except OSError as error:
             raise self._not_written(f"The checkpoint {path}", error) from error
-        if self._saved_iter is None and self._local:
+        if not self._has_read_back and self._local:
             self._read_back(path)
+        self._has_read_back = True
         self.last_ckpt, self._saved_iter = path, meta["iter"]
         self._point(runner, path)
 
@@ -219,7 +305,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _point(self, runner: Runner, path: str) -> None:
         pointer = os.path.join(runner.work_dir, "last_checkpoint")
         try:
-            write_atomically(pointer, path.encode())
+            write_atomically(pointer, os.fsencode(path))
         except OSError as error:
             raise self._not_written(pointer, error) from error
 
@@ -297,6 +383,10 @@ class SafeCheckpointHook(CheckpointHook):
         if self.last_ckpt is None:
             return "nothing was saved earlier"
         return f"earlier checkpoints are safe (newest: {self.last_ckpt})"
+
+
+def _is_same(path: str, other: str | None) -> bool:
+    return bool(other) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _as_list(value: object) -> list:

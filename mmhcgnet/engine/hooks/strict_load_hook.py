@@ -78,9 +78,12 @@ class StrictLoadHook(Hook):
         starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         if starts and self.replaced:
             self._start_anew(checkpoint, weights, own)
+        averages = any(isinstance(hook, EMAHook) for hook in runner.hooks)
         load_strictly(model, weights, path, starts, averaged)
-        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        if averages or (runner._resume and averaged):
             check_averaged(averaged, weights, path)
+        if runner._resume and averaged and not averages:
+            _take_trained(weights, averaged)
         if runner._resume:
             check_training_state(runner, opened)
             if settings := overruled_settings(runner, opened.content):
@@ -124,6 +127,19 @@ class StrictLoadHook(Hook):
                     del tensors[name]
             if tensors:
                 tensors.update({lead + name: own[name].clone() for name in anew})
+
+
+def _take_trained(weights: dict, averaged: dict) -> None:
+    """Take the weights that were trained; MMEngine saves the averaged ones in their place."""
+    for name, tensor in averaged.items():
+        if name.startswith(AVERAGED) and name.removeprefix(AVERAGED) in weights:
+            weights[name.removeprefix(AVERAGED)] = tensor
+    print_log(
+        "The run to resume averaged its weights (EMAHook), and this config does not: it goes on "
+        "from the trained weights, and the averaged ones are not used.",
+        logger="current",
+        level=logging.WARNING,
+    )
 
 
 def _is_in(name: str, parts: list[str]) -> bool:

@@ -14,11 +14,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmhcgnet.datasets.checks.explain import check_sample, explain_data_error
 
+from .workers import PatientLoader, Sheltered, kill_at_exit
+
 
 def guard_loader(loader: DataLoader) -> DataLoader:
     """Copy a dataloader, with its data set and batch sampler wrapped in the classes below.
 
-    The batches and all options stay the same. An ``IterableDataset``, which draws its samples by
+    The batches and all options stay the same. Its workers leave signals to the main process and end
+    with it (see :mod:`.workers`). An ``IterableDataset``, which draws its samples by
     itself, is left as it is.
 
     Args:
@@ -33,6 +36,11 @@ def guard_loader(loader: DataLoader) -> DataLoader:
     # Made again by its constructor, it would lose `sampler`, `batch_size` and `drop_last`, which
     # hooks read and PyTorch refuses next to a batch sampler.
     vars(guarded).update(parts)
+    if loader.num_workers:
+        vars(guarded)["worker_init_fn"] = Sheltered(loader.worker_init_fn)
+        kill_at_exit()
+        if type(loader) is DataLoader:
+            guarded.__class__ = PatientLoader
     return guarded
 
 

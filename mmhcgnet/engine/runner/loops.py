@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import count
+from math import inf
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -33,6 +35,7 @@ _BEGIN = "epoch_begin"
 _VALIDATED = "validated"
 # The keys of random numbers begin with the seed and one of these.
 _SAMPLE, _PASS, _STEP = range(3)
+_END = object()
 
 
 class _Resumable:
@@ -108,6 +111,48 @@ class _Resumable:
         key = seed, _SAMPLE, get_rank(), number
         return self.dataloader.batch_sampler.start(*key, skip=skip)
 
+    def _note_begin(self, epoch: int, iteration: int) -> None:
+        """Note, for checkpoints, where a pass over the data began, and what places in it mean."""
+        place = dict(epoch=epoch, iter=iteration, batches=len(self.dataloader))
+        self.runner.message_hub.update_info(_BEGIN, place | self._units())
+
+    def _units(self) -> dict[str, int]:
+        """What a number of trained batches depends on."""
+        loader = self.dataloader
+        units = dict(processes=get_world_size(), images=len(loader.dataset))
+        return units | (dict(batch_size=loader.batch_size) if loader.batch_size else {})
+
+    def _changes(self, begin: dict) -> str:
+        """Say which of them are others than in the run to resume."""
+        return ", ".join(
+            f"{name.replace('_', ' ')} {begin[name]} (now {now})"
+            for name, now in self._units().items()
+            if type(begin.get(name)) is int and begin[name] != now
+        )
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """No iteration is in progress here: whatever ends the run, hooks can save a whole state."""
+        try:
+            self.runner.call_hook("before_rest")
+            yield
+            self.runner.call_hook("after_rest")
+        except BaseException as error:
+            self.runner.call_hook("cut_off", error=error)
+            raise
+
+    def _load(self, last: float = inf) -> Iterator[Any]:
+        """The batches of a pass, of which there are no more than ``last``."""
+        with self._at_rest():
+            batches = iter(self.dataloader)
+        for done in count():
+            # After the last one the epoch comes to its end, with which a run is saved as ever.
+            with self._at_rest() if done < last else nullcontext():
+                batch = next(batches, _END)
+            if batch is _END:
+                return
+            yield batch
+
     def _validate(self) -> None:
         """Validate if it is time to and not done yet."""
         self._decide_current_val_interval()
@@ -115,8 +160,14 @@ class _Resumable:
         due = done >= self.val_begin and (done % self.val_interval == 0 or done == last)
         hub = self.runner.message_hub
         if self.runner.val_loop is not None and due and hub.get_info(_VALIDATED) != done:
+            former = hub.get_info(_VALIDATED)
             hub.update_info(_VALIDATED, done)
-            self.runner.val_loop.run()
+            with self._at_rest():
+                try:
+                    self.runner.val_loop.run()
+                except BaseException:
+                    hub.update_info(_VALIDATED, former)  # it is made up for by a resumed run
+                    raise
 
     def _finish_validation(self) -> None:
         """Make up for the validation before or in which the run to resume has ended."""
@@ -170,6 +221,12 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
     def run(self) -> nn.Module:
         """Train, from where the checkpoint was saved."""
         self._skip = self._trained_of_epoch()
+        if self._epoch > self._max_epochs or (self._skip and self._epoch == self._max_epochs):
+            raise UsageError(
+                f"The run to resume has trained {self._epoch} epochs"
+                + (f" and {self._skip} batches" if self._skip else "")
+                + f", more than max_epochs={self._max_epochs}: set more epochs."
+            )
         if self._skip:
             print_log(
                 f"Epoch {self._epoch + 1} continues: {self._skip} of its {len(self.dataloader)} "
@@ -192,13 +249,13 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         """Train what is left of an epoch."""
         begin = self._iter - self._skip
         self._skip = 0
-        note = dict(epoch=self._epoch, iter=begin, batches=len(self.dataloader))
-        self.runner.message_hub.update_info(_BEGIN, note)
+        self._note_begin(self._epoch, begin)
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         # After the hooks, which give the sampler the epoch.
         first = self._start(self._epoch, self._iter - begin)
-        for idx, data_batch in enumerate(self.dataloader, first):
+        batches = self._load(len(self.dataloader) - first)
+        for idx, data_batch in enumerate(batches, first):
             self.run_iter(idx, data_batch)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -217,12 +274,14 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
         if self._iter == 0 or not noted or begin["epoch"] < self._epoch:
             return 0
         trained, batches = self._iter - begin["iter"], len(self.dataloader)
-        if begin["batches"] == batches and 0 <= trained <= batches:
+        changes = self._changes(begin)
+        if begin["batches"] == batches and 0 <= trained <= batches and not changes:
             return trained
+        changes = f", with {changes}" if changes else ""
         print_log(
             f"The run to resume had trained {trained} of {begin['batches']} batches of epoch "
-            f"{self._epoch + 1}; now it has {batches}, and it starts over: for an exact resume "
-            "keep the batch size, the number of processes and the data.",
+            f"{self._epoch + 1}; now it has {batches}, and it starts over{changes}: for an exact "
+            "resume keep the batch size, the number of processes and the data.",
             "current",
             logging.WARNING,
         )
@@ -256,6 +315,20 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train, from where the checkpoint was saved."""
+        if self._iter > self._max_iters:
+            raise UsageError(
+                f"The run to resume has trained {self._iter} iterations, more than "
+                f"max_iters={self._max_iters}: set more iterations."
+            )
+        begin = self.runner.message_hub.get_info(_BEGIN)
+        if self._iter and isinstance(begin, dict) and (changes := self._changes(begin)):
+            print_log(
+                f"The run to resume had another {changes}: it goes on after {self._iter} batches "
+                "of the data as they are now, and not exactly where it stopped.",
+                "current",
+                logging.WARNING,
+            )
+        self._note_begin(0, 0)
         self.runner.call_hook("before_train")
         # The whole training is one epoch to the hooks, as in MMEngine.
         self.runner.call_hook("before_train_epoch")
@@ -288,7 +361,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
             drawn = self._start(number, trained)
             trained -= drawn
             if not trained:
-                for batch in self.dataloader:
+                for batch in self._load():
                     drawn += 1
                     yield batch
             if not drawn:

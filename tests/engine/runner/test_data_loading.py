@@ -100,9 +100,10 @@ def test_all_options_of_the_loader_stay(options):
     loader = DataLoader(Numbers(), **options)
     before, guarded = dict(vars(loader)), vars(guard_loader(loader))
     assert vars(loader) == before
-    wrapped = {"dataset", "batch_sampler"}
+    wrapped = {"dataset", "batch_sampler"} | ({"worker_init_fn"} if loader.num_workers else set())
     assert guarded.keys() == before.keys()
     assert all(guarded[key] is before[key] for key in before.keys() - wrapped)
+    assert getattr(guarded["worker_init_fn"], "init", None) is before["worker_init_fn"]
     # What hooks read of the batch sampler: its samplers and its size.
     for name in ("sampler", "batch_size", "drop_last"):
         original = getattr(loader.batch_sampler, name)
@@ -158,7 +159,7 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(phase, workers):
     with pytest.raises(DataError, match="cannot identify image file 4.png"):
         list(batches)
     if workers:
-        batches._shutdown_workers()  # Python's collector would wait for them
+        batches.close()  # Python's collector would wait for the workers
 
 
 def test_a_loader_without_batches_is_guarded_too():
