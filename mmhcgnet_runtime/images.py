@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,25 @@ def _center_crop(image: np.ndarray, width: int, height: int) -> np.ndarray:
     top = max(0, round((image.shape[0] - height) / 2))
     left = max(0, round((image.shape[1] - width) / 2))
     return image[top : top + height, left : left + width]
+
+
+def pad(images: Sequence[np.ndarray], divisor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make a batch of images of different size.
+
+    Args:
+        images: uint8 ``(H_i, W_i, 3)``.
+        divisor: Of the sides of the batch.
+
+    Returns:
+        The batch, uint8 ``(N, H, W, 3)`` with zeros at the right and at the bottom, and heights and
+        widths without them, int64 ``(N, 2)``.
+    """
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+    height, width = (int(-(-side // divisor) * divisor) for side in sizes.max(axis=0))
+    batch = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+    for place, image in zip(batch, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
+    return batch, sizes
 
 
 def resize(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .engines import RuntimeFileError, open_engine
-from .images import prepare, read
+from .images import pad, prepare, read
 from .masks import paste
 
 
@@ -83,12 +83,7 @@ class Predictor:
     def _detect(
         self, images: Sequence[np.ndarray], prepared: Sequence[np.ndarray]
     ) -> list[dict[str, Any]]:
-        sizes = np.array([image.shape[:2] for image in prepared], dtype=np.int64)
-        divisor = self.facts["pad_divisor"]
-        height, width = (int(-(-side // divisor) * divisor) for side in sizes.max(axis=0))
-        batch = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-        for place, image in zip(batch, prepared, strict=True):
-            place[: image.shape[0], : image.shape[1]] = image
+        batch, sizes = pad(prepared, self.facts["pad_divisor"])
         outputs = self._engine(dict(images=batch, sizes=sizes))
         results = []
         for i, (image, size) in enumerate(zip(images, sizes, strict=True)):

@@ -11,6 +11,7 @@ from mmengine.structures import InstanceData
 
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime import RuntimeFileError, open_engine
+from mmhcgnet_runtime.images import pad
 from mmhcgnet_runtime.masks import paste
 
 
@@ -55,12 +56,7 @@ class ExportedModel(BaseModel):
             for sample, score in zip(samples, torch.from_numpy(scores), strict=True):
                 sample.set_pred_score(score).set_pred_label(score.argmax(keepdim=True))
             return samples
-        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
-        divisor = self.facts["pad_divisor"]
-        height, width = (int(-(-side // divisor) * divisor) for side in sizes.max(axis=0))
-        batch = np.zeros((len(images), height, width, 3), dtype=np.uint8)
-        for place, image in zip(batch, images, strict=True):
-            place[: image.shape[0], : image.shape[1]] = image
+        batch, sizes = pad(images, self.facts["pad_divisor"])
         outputs = self.engine(dict(images=batch, sizes=sizes))
         for i, sample in enumerate(samples):
             sample.pred_instances = self._instances(
