@@ -378,7 +378,7 @@ STEPS = (
     ),
     (
         build_mmcv,
-        "compiling MMCV (8 to 10 minutes on 2 cores the first time; later its wheel is in pip's "
+        "compiling MMCV (2 to 5 minutes on 2 cores the first time; later its wheel is in pip's "
         "cache) and installing what does not need it",
         ("onedl.txt", "runtime.txt", "tests.txt"),
     ),
@@ -419,7 +419,7 @@ def set_up():
     if problems:
         raise SetupError("\n".join(problems))
     started = time.monotonic()
-    say("the environment is made in .venv: about 12 minutes the first time, seconds afterwards")
+    say("the environment is made in .venv: 3 to 10 minutes the first time, seconds afterwards")
     for number, (function, title, stamp, digest) in enumerate(steps[done:], done + 1):
         say(f"{number}/{len(steps)} {title}")
         function()
