@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from importlib.util import find_spec
@@ -109,6 +110,19 @@ class OnnxRuntime:
         return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """The one that all models of this process share.
+
+    Each has a stack for signal handlers set, and sets the former one again when it is deleted: of
+    two that are deleted in the order in which they were made, the stack of the first would stay
+    set, although it has been freed, and the next signal would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINO:
     """OpenVINO on a CPU, in single precision.
 
@@ -124,9 +138,8 @@ class OpenVINO:
         threads: int | None = None,
         shapes: dict[str, tuple[int, ...]] | None = None,
     ) -> None:
-        import openvino
-
-        model = openvino.Core().read_model(path)
+        core = _openvino_core()
+        model = core.read_model(path)
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
         # Of an ONNX file, OpenVINO keeps what it says about itself in a place of its own.
@@ -135,7 +148,7 @@ class OpenVINO:
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        self._model = openvino.Core().compile_model(model, "CPU", options)
+        self._model = core.compile_model(model, "CPU", options)
         self._names = [output.get_any_name() for output in self._model.outputs]
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from .scripts import Result
@@ -81,7 +82,10 @@ class Warm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        # Not just the end of the pipe, which a fork of this process may still hold.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.close()
         self._process.wait(timeout=30)
 
     def start(
@@ -152,6 +156,8 @@ def _serve() -> None:
     running = set()
     answer("ready")
     for line in sys.stdin:
+        if not line.strip():
+            break
         request = json.loads(line)
         if "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)

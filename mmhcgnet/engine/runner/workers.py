@@ -79,6 +79,8 @@ class PatientLoader(DataLoader):
         try:
             with _take_handler():
                 batches = super().__iter__()
+            for worker in getattr(batches, "_workers", ()):
+                worker.terminate = worker.kill  # what a hung one does not ignore
         finally:
             self.timeout = timeout
         while True:

@@ -1,6 +1,8 @@
 """HCGNet's form for export: equal to the plain one, in any engine, and small."""
 
 import copy
+import os
+import signal
 
 import pytest
 import torch
@@ -98,3 +100,10 @@ def test_fixed_shapes(tmp_path):
     free(dict(images=images[:1]))
     with pytest.raises(RuntimeError):
         fixed(dict(images=images[:1]))
+    del fixed
+    del free
+    child = os.fork()
+    if not child:  # a signal finds a stack that is still there
+        signal.signal(signal.SIGHUP, lambda *_: os._exit(0))
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert os.waitpid(child, 0)[1] == 0
