@@ -38,7 +38,7 @@ test: setup
 endif
 
 test-all: setup
-	@echo "Running all tests: 15 to 20 minutes on 2 cores."
+	@echo "Running all tests: 7 to 15 minutes on 2 cores."
 	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: setup
