@@ -144,23 +144,19 @@ def test_the_example_in_javascript(export, folder):
         pytest.skip("Node does not find onnxruntime-web: npm install it, and set NODE_PATH")
     export("detector", "-o", "javascript.onnx")
     predictor = Predictor("javascript.onnx")
-    # Of one that is resized, the bytes differ by rounding.
-    whole = Image.fromarray(noise(1, 96, 96)[0].numpy())
-    for image, pixels in ((whole, 0.06), (Image.open("0.png"), 2)):
-        image.save("image.ppm")
-        result = run_new(node, ROOT / "demo/detect_onnx.js", "javascript.onnx", "image.ppm")
-        assert result.code == 0, result.err
-        found = predictor(image)
-        lines = re.findall(r"(\w+) ([\d.]+) at \[(.+)\]", result.out)
-        likely = int((found["scores"] >= 0.3).sum())
-        assert likely and abs(len(lines) - likely) <= (pixels > 1)
-        for i, (name, score, box) in enumerate(lines[:likely]):
-            assert name == NAMES[found["labels"][i]]
-            assert float(score) == pytest.approx(
-                found["scores"][i], abs=0.006 if pixels < 1 else 0.05
-            )
-            box = [float(value) for value in box.split(",")]
-            np.testing.assert_allclose(box, found["boxes"][i], atol=pixels)
+    # Half as large, each pixel is a mean of four, which both round alike; and padded.
+    image = Image.fromarray(noise(1, 144, 192)[0].numpy())
+    image.save("image.ppm")
+    result = run_new(node, ROOT / "demo/detect_onnx.js", "javascript.onnx", "image.ppm")
+    assert result.code == 0, result.err
+    found = predictor(image)
+    lines = re.findall(r"(\w+) ([\d.]+) at \[(.+)\]", result.out)
+    assert len(lines) == (found["scores"] >= 0.3).sum() > 0
+    for i, (name, score, box) in enumerate(lines):
+        assert name == NAMES[found["labels"][i]]
+        assert float(score) == pytest.approx(found["scores"][i], abs=0.006)
+        box = [float(value) for value in box.split(",")]
+        np.testing.assert_allclose(box, found["boxes"][i], atol=0.06)
 
 
 def test_what_goes_wrong_is_said(export, folder):
