@@ -4,9 +4,9 @@ Engines fold norms into convolutions and fuse activations by themselves, so that
 gains nothing there, and in ONNX Runtime it is the slowest: its clamps, padded channels and
 products by hand are what PyTorch is quick at, and engines cannot fuse. What they cannot do is to
 see through computed shapes and through fully connected layers on maps of one position. So here the
-pooling by attention is one product of matrices between reshapes by constants, the layers of the
-gates are 1x1 convolutions, and the softmax of eq. 9 over two branches is the sigmoid of their
-difference.
+pooling by attention is one product of matrices between reshapes by constants, that of the branches
+in the order in which OpenVINO keeps maps, the layers of the gates are 1x1 convolutions, and the
+softmax of eq. 9 over two branches is the sigmoid of their difference.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class ExportedSMG(nn.Module):
     def forward(self, *features: Tensor, tap: Callable[[Tensor], object] | None = None) -> Tensor:
         """Read the concatenation of ``features``; see :class:`mmhcgnet.models.blocks.SMG`."""
         x = self.squeeze2(self.squeeze1(concatenate(features), tap=tap))  # (N, C, H, W)
-        z3 = _pool(self.branch3(x), self.attention3)  # (N, C, 1, 1), as all that follows
-        z5 = _pool(self.branch5(x), self.attention5)
+        z3 = _pool_rows(self.branch3(x), self.attention3)  # (N, C, 1, 1), as all that follows
+        z5 = _pool_rows(self.branch5(x), self.attention5)
         z = _pool(x, self.attention)
         u3 = self.update_expand(self.update_hidden(torch.cat([z3, z5], dim=1))).sigmoid()
         f = self.forget_expand(self.forget_hidden(z)).sigmoid()
@@ -75,6 +75,13 @@ def _pool(x: Tensor, attention: nn.Module) -> Tensor:
     """Pool ``(N, C, H, W)`` to ``(N, C, 1, 1)`` with a spatial softmax (eq. 5 and 6)."""
     weights = Reshape.apply(attention(x), (0, 1, -1, 1)).softmax(dim=2)
     return Reshape.apply(x, (0, 0, 1, -1)) @ weights
+
+
+def _pool_rows(x: Tensor, attention: nn.Module) -> Tensor:
+    """Do the same on rows of channels, as OpenVINO keeps maps: two operators more, and no copy."""
+    weights = Reshape.apply(attention(x), (0, 1, -1)).softmax(dim=2)  # (N, 1, H*W)
+    rows = Reshape.apply(x.permute(0, 2, 3, 1), (0, -1, attention.in_channels))
+    return Reshape.apply(weights @ rows, (0, -1, 1, 1))
 
 
 def _as_conv(linear: nn.Linear) -> nn.Conv2d:
