@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,6 +88,14 @@ COMPARISONS = {
         "train", 16, (32, 32), 50, 20, dict(eager=SMALL, compiled=f"{SMALL}:compile")
     ),
 }
+ENGINES = dict(openvino=(1.85, 1.85), onnxruntime=(1.5, 1.5))  # targets at batch 1 and 8
+for _engine in ENGINES:
+    for _batch, _rounds in ((1, 100), (8, 30)):
+        COMPARISONS[f"{_engine}-{_batch}"] = Comparison(
+            "forward",
+            *(_batch, (224, 224), _rounds, 40),
+            dict(resnet=f"torchvision:resnet50:{_engine}", ours=f"hcgnet-b:{_engine}"),
+        )
 # The others have networks that nobody uses.
 DRAWN = ("forward-8", "forward-1", "train-16", "mask-rcnn-forward", "mask-rcnn-train")
 
@@ -188,6 +197,14 @@ def targets() -> list[Target]:
             "small network compiled, training step: time against eager",
             *("compile-train", time_of("compiled", "eager")),
         ),
+        *(
+            Target(
+                f"exported, {engine}, batch {batch}: images/s against ResNet-50",
+                *(f"{engine}-{batch}", speed_of("ours", "resnet"), bound, True),
+            )
+            for engine, bounds in ENGINES.items()
+            for batch, bound in zip((1, 8), bounds, strict=True)
+        ),
     ]
 
 
@@ -249,6 +266,13 @@ def main() -> None:
         for name in args.only or COMPARISONS:
             if name.startswith("mask-rcnn") and args.device == "cuda" and ops_lack_the_gpu():
                 print(f"{name} is left out: MMCV's ops were compiled without CUDA.\n")
+                continue
+            engine = name.partition("-")[0]
+            if engine in ENGINES and args.device != "cpu":
+                print(f"{name} is left out: engines run on a CPU alone.\n")
+                continue
+            if engine in ENGINES and not (find_spec("onnx") and find_spec(engine)):
+                print(f"{name} is left out: it needs onnx and {engine}.\n")
                 continue
             comparison = COMPARISONS[name]
             measured = benchmark.measure(
