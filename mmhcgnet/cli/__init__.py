@@ -12,6 +12,7 @@ from mmhcgnet.engine.configs import (
     shipped_config,
 )
 from mmhcgnet.engine.models import explain_misspelt_types
+from mmhcgnet.engine.runner import QuietRunner
 from mmhcgnet.errors import UsageError
 
 from .converters import add_output_arguments, convert_file, make_parser
@@ -42,10 +43,12 @@ from .preflight import (
     check_pretrained_files,
     check_trainable,
 )
+from .progress import import_quietly, progress_bar, report_test, report_training
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
 
 __all__ = [
+    "QuietRunner",
     "UsageError",
     "adapt_config",
     "add_output_arguments",
@@ -69,12 +72,16 @@ __all__ = [
     "drop_validation",
     "distributed_run",
     "explain_misspelt_types",
+    "import_quietly",
     "keep_config_copy",
     "launched_rank",
     "load_config",
     "make_parser",
     "parse_options",
     "prepare_distributed",
+    "progress_bar",
+    "report_test",
+    "report_training",
     "report_usage_errors",
     "set_amp_testing",
     "set_amp_training",
