@@ -86,9 +86,9 @@ def import_quietly(cfg: Config) -> None:
     In a distributed run, the first process alone shows warnings.
 
     Args:
-        cfg: The config, its ``launcher`` set.
+        cfg: The config, its ``launcher`` set if there is one.
     """
-    if launched_rank(cfg.launcher) > 0:
+    if launched_rank(cfg.get("launcher", "none")) > 0:
         warnings.simplefilter("ignore")
     for text in _MISSING:
         warnings.filterwarnings("ignore", message=text)
