@@ -79,7 +79,7 @@ def test(args: argparse.Namespace) -> None:
     out_item = cli.decide_out_item(args.out, args.out_item)
     cfg = cli.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    cli.import_quietly(cfg)
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     cli.check_ops(cfg)
     checkpoint = cli.check_checkpoint(cfg, args.checkpoint)

@@ -68,7 +68,7 @@ def train(args: argparse.Namespace) -> None:
     cli.use_safe_loader()
     cfg = cli.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    cli.import_quietly(cfg)
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
     cli.check_trainable(cfg)
     cli.check_ops(cfg)

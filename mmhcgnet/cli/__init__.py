@@ -43,7 +43,7 @@ from .preflight import (
     check_pretrained_files,
     check_trainable,
 )
-from .progress import import_quietly, progress_bar, report_test, report_training
+from .progress import leave_out_noise, progress_bar, report_test, report_training
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
 
@@ -72,8 +72,8 @@ __all__ = [
     "drop_validation",
     "distributed_run",
     "explain_misspelt_types",
-    "import_quietly",
     "keep_config_copy",
+    "leave_out_noise",
     "launched_rank",
     "load_config",
     "make_parser",

@@ -25,7 +25,7 @@ from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
 
-from .progress import import_quietly
+from .progress import leave_out_noise
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -61,7 +61,7 @@ def open_predictor(
         raise UsageError(f"{model} is a config and has no weights: name a checkpoint after it.")
     use_safe_loader()
     cfg = load_config(config)
-    import_quietly(cfg)
+    leave_out_noise(cfg)
     return TorchPredictor(cfg, checkpoint, device)
 
 

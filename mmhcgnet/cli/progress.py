@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 import shlex
 import sys
 import warnings
@@ -31,8 +32,13 @@ from mmhcgnet.errors import readable
 
 from .launch import launched_rank
 
-# Of packages that a run need not have.
-_MISSING = ("Could not import OneDL", "faster_coco_eval is not installed")
+# Of packages that a run need not have, and of what MMEngine sets by itself.
+_NOISE = (
+    "Could not import OneDL",
+    "faster_coco_eval is not installed",
+    "Setting OMP_NUM_THREADS environment variable for each process",
+    "Setting MKL_NUM_THREADS environment variable for each process",
+)
 
 
 class _ProgressHook(Hook):
@@ -80,17 +86,18 @@ class _ProgressHook(Hook):
         self._progress.refresh()
 
 
-def import_quietly(cfg: Config) -> None:
-    """Import the toolbox of a config without its messages about packages that it can do without.
+def leave_out_noise(cfg: Config) -> None:
+    """Import the toolbox of a config, and leave out messages that concern nobody.
 
-    In a distributed run, the first process alone shows warnings.
+    In a distributed run, the first process alone prints and warns; errors are shown by all.
 
     Args:
         cfg: The config, its ``launcher`` set if there is one.
     """
     if launched_rank(cfg.get("launcher", "none")) > 0:
         warnings.simplefilter("ignore")
-    for text in _MISSING:
+        sys.stdout = open(os.devnull, "w")
+    for text in _NOISE:
         warnings.filterwarnings("ignore", message=text)
     printed = io.StringIO()
     try:
@@ -100,7 +107,7 @@ def import_quietly(cfg: Config) -> None:
         pass
     finally:
         for line in printed.getvalue().splitlines():
-            if not line.startswith(_MISSING):
+            if not line.startswith(_NOISE):
                 print(line)
 
 
