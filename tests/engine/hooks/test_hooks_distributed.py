@@ -147,7 +147,7 @@ def validate_plain_norms(rank: int, folder: str) -> None:
 
         model.norm.register_forward_pre_hook(note)
         runner.train()
-        logged = hub.get_scalar("val/mean").current()
+        logged = float(hub.get_scalar("val/mean").current())
         torch.save(dict(seen=seen[-1], logged=logged), f"{name}.{rank}.pth")
 
 
