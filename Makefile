@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab test-gpu bench campaigns lint format wheel clean
+.PHONY: help setup demo test test-all test-openmmlab test-gpu bench campaigns lint types format docs wheel clean
 
 help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, save images"
@@ -15,6 +15,8 @@ help:
 	@echo "make bench     measure speed and memory against their targets (15 minutes on 2 cores)"
 	@echo "make campaigns kill, damage, attack and mislead runs some 1,000 times, and try all configs of the toolboxes (more than two hours on 2 cores)"
 	@echo "make lint      check the code's style; make format fixes most of it"
+	@echo "make types     check the types that users of the package see"
+	@echo "make docs      build the documentation site, in build/site"
 	@echo "make wheel     build the package, and train one step with it in a new environment"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
@@ -78,6 +80,15 @@ lint: .venv-tools/done
 format: .venv-tools/done
 	@.venv-tools/bin/ruff check --fix .
 	@.venv-tools/bin/ruff format .
+
+# What users of the package see, with PyTorch's own types.
+types: setup .venv-tools/done
+	@.venv-tools/bin/mypy --strict --allow-any-generics --ignore-missing-imports \
+	  --follow-imports=silent --python-executable $(VENV_PYTHON) tests/data/public_api.py
+
+docs: .venv-tools/done
+	@NO_MKDOCS_2_WARNING=1 .venv-tools/bin/mkdocs build
+	@echo "The site is in build/site."
 
 wheel: .venv-tools/done
 	@rm -rf dist

@@ -9,12 +9,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-URL = ""  # the repository's address, once it is known
 
 
-def version() -> str:
+def stated(name: str) -> str:
     text = (ROOT / "mmhcgnet/version.py").read_text(encoding="utf-8")
-    return re.search(r'__version__ = "(.+)"', text)[1]
+    return re.search(rf'__{name}__ = "(.*)"', text)[1]
 
 
 def requirements(name: str) -> list[str]:
@@ -44,7 +43,7 @@ class BuildWithMim(build_py):
 
 setup(
     name="mmhcgnet",
-    version=version(),
+    version=stated("version"),
     description="HCGNet as a backbone for MMDetection and MMPretrain",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -59,7 +58,8 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],
-    project_urls={"Paper": "https://arxiv.org/abs/1908.09699", **({"Source": URL} if URL else {})},
+    url=stated("url") or None,
+    project_urls={"Paper": "https://arxiv.org/abs/1908.09699"},
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",

@@ -32,7 +32,7 @@ class Predictor:
     def __init__(self, path: str, engine: str | None = None, threads: int | None = None) -> None:
         self._engine = open_engine(str(path), engine, threads)
         self.facts = self._engine.facts
-        self.classes = list(self.facts.get("classes") or [])
+        self.classes: list[str] = list(self.facts.get("classes") or [])
         if self.facts["steps"] is None:
             raise RuntimeFileError(
                 f"{path} prepares images by {self.facts['unknown_step']}, which is not known here: "

@@ -27,7 +27,7 @@ from mmhcgnet_runtime.images import read
 
 from .progress import import_quietly
 
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _EXPORTED = (".onnx", ".xml")
 
@@ -91,9 +91,9 @@ def find_images(source: str) -> list[Path]:
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES)
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
         if not found:
-            raise MissingFileError(f"The folder {source} has no images ({', '.join(_IMAGES)}).")
+            raise MissingFileError(f"The folder {source} has no images ({', '.join(IMAGES)}).")
         return found
     if path.exists():
         return [path]
