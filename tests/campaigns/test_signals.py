@@ -27,6 +27,16 @@ def test_signals_lose_nothing(warm):
     assert good and "signals: 2 runs, 0 faults" in table, table
 
 
+@pytest.mark.slow(reason="three trainings of two processes")
+def test_processes_whose_launcher_is_killed_save_and_end(warm):
+    cases = [
+        signals.Case("SIGKILL", "launcher of two", "2 that persist", "train", "file"),
+        signals.Case("SIGTERM", "launcher of two", "0", "train", "file"),
+    ]
+    table, good = signals.run(warm, cases)
+    assert good and "signals: 2 runs, 0 faults" in table, table
+
+
 @pytest.fixture
 def campaign(tmp_path):
     campaign = object.__new__(signals.Campaign)
