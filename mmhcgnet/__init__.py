@@ -23,9 +23,14 @@ from .engine.hooks import (  # noqa: E402
     UntrainedNormHook,
 )
 from .engine.layer_decay import LayerDecayConstructor  # noqa: E402
-from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
+from .engine.runner import QuietRunner, ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
-from .models import DropoutNeck, HCGNet  # noqa: E402
+from .models import (  # noqa: E402
+    DropoutNeck,
+    ForgetGatePlugin,
+    HCGNet,
+    MultiScaleExcitationPlugin,
+)
 from .version import __version__  # noqa: E402
 
 __all__ = [
@@ -35,12 +40,15 @@ __all__ = [
     "DeployHook",
     "DropBlockHook",
     "DropoutNeck",
+    "ForgetGatePlugin",
     "HCGNet",
     "ImageNameHook",
     "InterruptHook",
     "LayerDecayConstructor",
     "LogGuardHook",
+    "MultiScaleExcitationPlugin",
     "NonFiniteHook",
+    "QuietRunner",
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "SafeCheckpointHook",

@@ -40,7 +40,7 @@ class Predictor:
     ) -> None:
         self._engine = open_engine(str(path), engine, threads, each_shape=each_shape)
         self.facts = self._engine.facts
-        self.classes = list(self.facts.get("classes") or [])
+        self.classes: list[str] = list(self.facts.get("classes") or [])
         if self.facts["steps"] is None:
             raise RuntimeFileError(
                 f"{path} prepares images by {self.facts['unknown_step']}, which is not known here: "

@@ -34,6 +34,7 @@ CLASSIFIERS = [name for name in MODELS if name.startswith("hcgnet-")]
 TRAINING_DATA = dict(
     cifar10="CIFAR-10", cifar100="CIFAR-100", in1k="ImageNet-1k", coco="COCO", shapes="shapes"
 )
+TRAINING_DATA["cifar10-folders"] = "CIFAR-10"
 
 
 @functools.cache

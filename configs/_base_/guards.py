@@ -12,6 +12,7 @@ guards = dict(
     same_buffers=dict(type="mmhcgnet.SameBuffersHook"),
 )
 
-train_cfg = dict(type="mmhcgnet.ResumableEpochLoop")
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
+loops = dict(
+    epochs=dict(type="mmhcgnet.ResumableEpochLoop"),
+    iterations=dict(type="mmhcgnet.ResumableIterLoop"),
+)

@@ -3,7 +3,7 @@
 Five categories differ in outline only. What fills an object, the background and the clutter between
 them is drawn by the same function from the same distribution, so colour and texture say nothing
 about the category. Masks are the visible part of an object; about a third of the objects or more
-are partly covered by others.
+are partly covered by others. The background is of two kinds: the ground, and the lines on it.
 
 Every image has its own random stream, derived from ``(seed, task, split, index)``: image ``i``
 is the same however many images are asked for, and train and val share nothing.
@@ -27,6 +27,9 @@ METAINFO = dict(
     classes=CATEGORIES,
     palette=[(230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (213, 94, 0)],
 )
+# What is not an object: labels behind those of the categories in semantic maps.
+BACKGROUNDS = ("ground", "line")
+BACKGROUND_PALETTE = [(60, 60, 60), (240, 228, 66)]
 SPLITS = ("train", "val")
 RECORD = "shapes.json"
 # Raised whenever the images of a given seed change, so that old sets are made again.
@@ -228,9 +231,16 @@ def _paint(
     below += alpha[..., None] * (texture - below)
 
 
-def _draw_background(rng: np.random.Generator, height: int, width: int, size: int) -> np.ndarray:
-    """Return a textured canvas with clutter that belongs to no category: bent lines."""
+def _draw_background(
+    rng: np.random.Generator, height: int, width: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a textured canvas with clutter that belongs to no category: bent lines.
+
+    Returns:
+        The canvas, float32, ``(H, W, 3)``, and where the lines are, bool, ``(H, W)``.
+    """
     canvas = _draw_texture(rng, height, width, size, _draw_colours(rng))
+    lines = np.zeros((height, width), bool)
     for _ in range(rng.integers(0, 4)):
         turns = np.cumsum(rng.normal(0, 0.25, 16)) + rng.uniform(0, 2 * math.pi)
         steps = size * rng.uniform(0.02, 0.06)
@@ -239,7 +249,9 @@ def _draw_background(rng: np.random.Generator, height: int, width: int, size: in
         top = int(rng.uniform(0, height) - alpha.shape[0] / 2)
         left = int(rng.uniform(0, width) - alpha.shape[1] / 2)
         _paint(rng, canvas, alpha, top, left, size)
-    return canvas
+        inside, local = _window(canvas, alpha, top, left)
+        lines[inside] |= alpha[local] >= 0.5
+    return canvas, lines
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -299,6 +311,13 @@ def _generator(seed: int, task: int, split: str, index: int) -> np.random.Genera
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
+def _scene_size(rng: np.random.Generator, index: int, size: int) -> tuple[int, int]:
+    if index % 4 != 3:
+        return size, size
+    short = round(size * rng.uniform(0.75, 0.95))
+    return (short, size) if rng.random() < 0.5 else (size, short)
+
+
 def draw_scene(
     seed: int, split: str, index: int, size: int = 128
 ) -> tuple[np.ndarray, list[ShapeObject]]:
@@ -317,11 +336,8 @@ def draw_scene(
         The RGB image, uint8, ``(H, W, 3)``, and its objects from back to front (0 to 6).
     """
     rng = _generator(seed, 0, split, index)
-    height = width = size
-    if index % 4 == 3:
-        short = round(size * rng.uniform(0.75, 0.95))
-        height, width = (short, size) if rng.random() < 0.5 else (size, short)
-    canvas = _draw_background(rng, height, width, size)
+    height, width = _scene_size(rng, index, size)
+    canvas, _ = _draw_background(rng, height, width, size)
     wanted = 0 if index % 20 == 10 else rng.integers(1, MAX_OBJECTS + 1)
     owner = np.full((height, width), -1)
     labels: list[int] = []
@@ -351,6 +367,30 @@ def draw_scene(
     return _photograph(rng, canvas), objects
 
 
+def label_scene(
+    objects: list[ShapeObject], seed: int, split: str, index: int, size: int = 128
+) -> np.ndarray:
+    """Label every pixel of a scene.
+
+    Args:
+        objects: Those that :func:`draw_scene` returned for the other arguments.
+        seed: Seed of the whole set.
+        split: "train" or "val".
+        index: Number of the image in its split.
+        size: Longer side in pixels.
+
+    Returns:
+        Indices into ``(*CATEGORIES, *BACKGROUNDS)``, uint8, ``(H, W)``.
+    """
+    rng = _generator(seed, 0, split, index)
+    _, lines = _draw_background(rng, *_scene_size(rng, index, size), size)
+    ground, line = range(len(CATEGORIES), len(CATEGORIES) + len(BACKGROUNDS))
+    labels = np.where(lines, line, ground).astype(np.uint8)
+    for item in objects:
+        labels[item.visible] = item.label
+    return labels
+
+
 def draw_closeup(seed: int, split: str, index: int, size: int = 128) -> tuple[np.ndarray, int]:
     """Draw one image of the classification set: one large object near the middle.
 
@@ -365,7 +405,7 @@ def draw_closeup(seed: int, split: str, index: int, size: int = 128) -> tuple[np
     """
     rng = _generator(seed, 1, split, index)
     label = index % len(CATEGORIES)
-    canvas = _draw_background(rng, size, size, size)
+    canvas, _ = _draw_background(rng, size, size, size)
     alpha = _rasterise(_draw_outline(rng, label, (size * rng.uniform(0.2, 0.45)) ** 2))
     middle = (size - np.array(alpha.shape)) / 2 + size * rng.uniform(-0.12, 0.12, 2)
     _paint(rng, canvas, alpha, *(int(m) for m in middle), size)
@@ -375,9 +415,26 @@ def draw_closeup(seed: int, split: str, index: int, size: int = 128) -> tuple[np
 # Writing
 
 
+PANOPTIC_CATEGORIES = [
+    dict(
+        id=i,
+        name=name,
+        supercategory="shape" if name in CATEGORIES else "background",
+        isthing=int(name in CATEGORIES),
+        color=list(colour),
+    )
+    for i, (name, colour) in enumerate(
+        zip((*CATEGORIES, *BACKGROUNDS), METAINFO["palette"] + BACKGROUND_PALETTE, strict=True),
+        start=1,
+    )
+]
+
+
 def _write_image(path: Path, image: np.ndarray) -> None:
+    """Write RGB ``(H, W, 3)`` or grey ``(H, W)``."""
     # imencode and not imwrite: imwrite answers a full disk with False and no reason.
-    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    pixels = image[..., ::-1] if image.ndim == 3 else image
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -414,10 +471,11 @@ def _begin(out: Path, record: dict, folders: tuple[str, ...]) -> bool:
         except json.JSONDecodeError:
             found = None
         suffixes = [f.suffix for folder in folders for f in (out / folder).rglob("*.*")]
+        pictures, tables = (3, 2) if "semantic" in folders else (1, "annotations" in folders)
         if (
             found == dict(record, complete=True)
-            and suffixes.count(".png") >= record["images"] + record["val_images"]
-            and suffixes.count(".json") >= len(SPLITS) * ("annotations" in folders)
+            and suffixes.count(".png") >= pictures * (record["images"] + record["val_images"])
+            and suffixes.count(".json") >= tables * len(SPLITS)
         ):
             return False
     else:
@@ -480,22 +538,41 @@ def write_detection(
     Raises:
         ValueError: A number is out of range, or ``out`` holds files of another origin.
     """
-    out = Path(out)
     record = _record(seed, images, val_images, size, least=1)
-    if not _begin(out, record, ("annotations", *SPLITS)):
+    return _write_scenes(Path(out), record, progress)
+
+
+def write_panoptic(
+    out: str | Path,
+    seed: int = 0,
+    images: int = 4200,
+    val_images: int = 200,
+    size: int = 128,
+    progress: Progress | None = None,
+) -> bool:
+    """Write the set of :func:`write_detection` with a label for every pixel.
+
+    In addition to its files there are ``annotations/panoptic_{train,val}.json`` with the folders
+    ``annotations/panoptic_{train,val}/``, as in COCO, and semantic maps for MMSegmentation,
+    ``semantic/{train,val}/``, whose pixels are indices into ``(*CATEGORIES, *BACKGROUNDS)``.
+
+    Args, return value and errors are those of :func:`write_detection`.
+    """
+    record = dict(_record(seed, images, val_images, size, least=1), panoptic=True)
+    return _write_scenes(Path(out), record, progress)
+
+
+def _write_scenes(out: Path, record: dict, progress: Progress | None) -> bool:
+    panoptic = bool(record.get("panoptic"))
+    seed, size = record["seed"], record["size"]
+    if not _begin(out, record, ("annotations", *SPLITS, *(["semantic"] if panoptic else []))):
         return False
-    for split, count in zip(SPLITS, (images, val_images), strict=True):
-        content: dict = dict(
-            info=dict(description="shapes", version=str(VERSION), split=split, seed=seed),
-            licenses=[
-                dict(id=1, name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
-            ],
-            categories=[
-                dict(id=i, name=name, supercategory="shape") for i, name in enumerate(CATEGORIES, 1)
-            ],
-            images=[],
-            annotations=[],
-        )
+    for split, count in zip(SPLITS, (record["images"], record["val_images"]), strict=True):
+        content = _begin_json(split, seed, [_category(i) for i in range(len(CATEGORIES))])
+        labelled = _begin_json(split, seed, PANOPTIC_CATEGORIES)
+        if panoptic:
+            (out / "semantic" / split).mkdir()
+            (out / "annotations" / f"panoptic_{split}").mkdir()
         for index in range(count):
             image, objects = draw_scene(seed, split, index, size)
             name = f"{index:06d}.png"
@@ -507,11 +584,62 @@ def write_detection(
             for item in objects:
                 number = len(content["annotations"]) + 1
                 content["annotations"].append(_annotate(number, index + 1, item))
+            if panoptic:
+                labels = label_scene(objects, seed, split, index, size)
+                _write_image(out / "semantic" / split / name, labels)
+                segments, infos = _segment(objects, labels)
+                _write_image(out / "annotations" / f"panoptic_{split}" / name, segments)
+                labelled["annotations"].append(
+                    dict(image_id=index + 1, file_name=name, segments_info=infos)
+                )
             if progress:
                 progress(split, index + 1, count)
         _write_json(out / "annotations" / f"instances_{split}.json", content)
+        if panoptic:
+            labelled["images"] = content["images"]
+            _write_json(out / "annotations" / f"panoptic_{split}.json", labelled)
     _write_json(out / RECORD, dict(record, complete=True))
     return True
+
+
+def _begin_json(split: str, seed: int, categories: list[dict]) -> dict:
+    return dict(
+        info=dict(description="shapes", version=str(VERSION), split=split, seed=seed),
+        licenses=[dict(id=1, name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")],
+        categories=categories,
+        images=[],
+        annotations=[],
+    )
+
+
+def _category(index: int) -> dict:
+    return dict(id=index + 1, name=CATEGORIES[index], supercategory="shape")
+
+
+def _segment(objects: list[ShapeObject], labels: np.ndarray) -> tuple[np.ndarray, list[dict]]:
+    """Number the segments of a scene from 1: its objects, then its backgrounds.
+
+    Returns:
+        The numbers as colours, as COCO's panoptic files hold them, uint8 RGB, ``(H, W, 3)``, and
+        what is noted of each.
+    """
+    masks = [(item.label, item.visible) for item in objects]
+    behind = range(len(CATEGORIES), len(CATEGORIES) + len(BACKGROUNDS))
+    masks += [(label, labels == label) for label in behind]
+    colours = np.zeros((*labels.shape, 3), np.uint8)
+    infos: list[dict] = []
+    for label, mask in masks:
+        if not mask.any():
+            continue
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        (top, bottom), (left, right) = rows[[0, -1]], columns[[0, -1]]
+        box = [int(left), int(top), int(right - left + 1), int(bottom - top + 1)]
+        number = len(infos) + 1  # below 256, so that red alone tells it
+        colours[mask, 0] = number
+        infos.append(
+            dict(id=number, category_id=label + 1, area=int(mask.sum()), bbox=box, iscrowd=0)
+        )
+    return colours, infos
 
 
 def write_classification(

@@ -55,6 +55,21 @@ from .layers import (
 )
 
 
+def build_branches(
+    channels: int, cfgs: LayerConfigs, dilation: int = 1
+) -> tuple[PreActConv, PreActConv]:
+    """Build the multi-scale excitation: depthwise convolutions of ``(N, C, H, W)``.
+
+    They are named by their receptive fields: ``branch5`` is a 3x3 of dilation 2 that stands in for
+    5x5. Small at first, as the gates are neutral: the vector grows with what it is good for.
+    """
+    init_cfg = dict(type="Normal", std=0.01, override=dict(name="conv"))
+    small = dict(groups=channels, init_cfg=init_cfg)
+    branch3 = PreActConv(channels, channels, 3, cfgs, dilation=dilation, **small)
+    branch5 = PreActConv(channels, channels, 3, cfgs, dilation=2 * dilation, **small)
+    return branch3, branch5
+
+
 class SMG(BaseModule):
     """Squeeze cell, multi-scale excitation, update gate and forget gate (figure 2).
 
@@ -112,17 +127,10 @@ class SMG(BaseModule):
         self.squeeze2 = PreActConv(
             squeeze_channels, out_channels, 3, cfgs, stride, squeeze_dilation, groups
         )
-        # Named by their receptive fields: the second is a 3x3 of dilation 2 that stands in for 5x5.
-        # Small at first, as the gates are neutral: the vector grows with what it is good for.
-        branch = dict(
-            groups=out_channels, init_cfg=dict(type="Normal", std=0.01, override=dict(name="conv"))
-        )
-        self.branch3 = PreActConv(out_channels, out_channels, 3, cfgs, dilation=dilation, **branch)
-        self.branch5 = PreActConv(
-            out_channels, out_channels, 3, cfgs, dilation=2 * dilation, **branch
-        )
-        self.update_gate = UpdateGate(out_channels, reduction, cfgs.conv, cfgs.norm)
-        self.forget_gate = ForgetGate(out_channels, reduction, cfgs.conv, cfgs.norm)
+        self.branch3, self.branch5 = build_branches(out_channels, cfgs, dilation)
+        gate = (out_channels, reduction, cfgs.conv, cfgs.norm, cfgs.gate_act)
+        self.update_gate = UpdateGate(*gate)
+        self.forget_gate = ForgetGate(*gate)
 
     def forward(self, *features: Tensor, tap: Callable[[Tensor], object] | None = None) -> Tensor:
         """Read the concatenation of ``features``.

@@ -26,7 +26,7 @@ ACTIVATIONS = {
     *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Identity),
     *(HSigmoid, HSwish, Swish),
 }
-_GATE = ("reduce", "norm")
+_GATE = ("reduce", "norm", "act")
 # The parts of what is built; the kernel of the convolutions in a module.
 _PARTS = {
     SMG: ("squeeze1", "squeeze2", "branch3", "branch5", "update_gate", "forget_gate"),
@@ -139,6 +139,8 @@ def _check_module(module: nn.Module, activations: Collection[type]) -> None:
         for part, layer in gate.named_children():
             if part == "norm":
                 _check_norm(layer)
+            elif part == "act":
+                _check_calls(layer, nn.Tanh)
             elif part.startswith("attention"):
                 _check_conv(layer, 1, 1, has_bias=True)
             else:

@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import build_conv, build_norm
+from .layers import build_act, build_conv, build_norm
 
 
 def neutral_init(attentions: list[str], expands: list[str]) -> list[dict]:
@@ -80,15 +80,22 @@ class Gate(BaseModule):
         in_channels: Length of the pooled vector.
         mid_channels: Length of the hidden vector.
         norm_cfg: Config of the norm layer.
+        act_cfg: Config of the activation, in the paper tanh; its ablation has ReLU.
         init_cfg: How to initialise.
     """
 
     def __init__(
-        self, in_channels: int, mid_channels: int, norm_cfg: dict, init_cfg: list[dict]
+        self,
+        in_channels: int,
+        mid_channels: int,
+        norm_cfg: dict,
+        act_cfg: dict,
+        init_cfg: list[dict],
     ) -> None:
         super().__init__(init_cfg)
         self.reduce = nn.Linear(in_channels, mid_channels)
         self.norm = build_norm(norm_cfg, mid_channels)
+        self.act = build_act(act_cfg, "gate_act_cfg")
 
     def hidden(self, z: Tensor, norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Map pooled vectors ``(N, in_channels)`` to hidden vectors ``(N, mid_channels)``.
@@ -103,7 +110,7 @@ class Gate(BaseModule):
         if needs_two_vectors(self.norm):
             _check_two_vectors(z)
         h = self.reduce(z)[:, :, None, None]
-        return (self.norm if norm is None else norm)(h).flatten(1).tanh()
+        return self.act((self.norm if norm is None else norm)(h).flatten(1))
 
 
 def needs_two_vectors(norm: nn.Module) -> bool:
@@ -133,14 +140,15 @@ class UpdateGate(Gate):
         reduction: The ratio ``r_u``; the hidden vector has ``2C // r_u`` entries.
         conv_cfg: Config of the attention convolutions.
         norm_cfg: Config of the norm layer.
+        act_cfg: Config of the activation.
     """
 
     def __init__(
-        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
+        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict, act_cfg: dict
     ) -> None:
         mid_channels = 2 * channels // reduction
         init_cfg = neutral_init(["attention3", "attention5"], ["expand3", "expand5"])
-        super().__init__(2 * channels, mid_channels, norm_cfg, init_cfg)
+        super().__init__(2 * channels, mid_channels, norm_cfg, act_cfg, init_cfg)
         self.attention3 = build_conv(conv_cfg, channels, 1, 1)
         self.attention5 = build_conv(conv_cfg, channels, 1, 1)
         self.expand3 = nn.Linear(mid_channels, channels)
@@ -163,14 +171,15 @@ class ForgetGate(Gate):
         reduction: The ratio ``r_f``; the hidden vector has ``C // r_f`` entries.
         conv_cfg: Config of the attention convolution.
         norm_cfg: Config of the norm layer.
+        act_cfg: Config of the activation.
     """
 
     def __init__(
-        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict
+        self, channels: int, reduction: int, conv_cfg: dict | None, norm_cfg: dict, act_cfg: dict
     ) -> None:
         mid_channels = channels // reduction
         init_cfg = neutral_init(["attention"], ["expand"])
-        super().__init__(channels, mid_channels, norm_cfg, init_cfg)
+        super().__init__(channels, mid_channels, norm_cfg, act_cfg, init_cfg)
         self.attention = build_conv(conv_cfg, channels, 1, 1)
         self.expand = nn.Linear(mid_channels, channels)
 

@@ -47,9 +47,11 @@ class HCGNet(BaseModule):
             Frozen parts have no gradient and stay in eval mode. Defaults to -1.
         norm_eval: Keep every batch norm in eval mode while training. Defaults to False.
         norm_cfg: Config of all norm layers, those of the gates included. Defaults to BN.
-        act_cfg: Config of all activations but the tanh and sigmoid of the gates. Defaults to
-            ReLU.
+        act_cfg: Config of all activations but those of the gates. Defaults to ReLU.
         conv_cfg: Config of all convolutions, the attention maps included. Defaults to Conv2d.
+        gate_act_cfg: Config of the activations in the gates, for the paper's ablation
+            ``dict(type='ReLU')``; with any but Tanh the network trains in the plain form and has
+            no deployed one. Defaults to Tanh.
         with_cp: Recompute each SMG module in the backward pass to save memory. Running
             statistics are the same as without. Defaults to False.
         dropblock: Arguments of :class:`DropBlock`, which then acts on the output of every
@@ -97,6 +99,7 @@ class HCGNet(BaseModule):
         norm_cfg: dict | None = None,
         act_cfg: dict | None = None,
         conv_cfg: dict | None = None,
+        gate_act_cfg: dict | None = None,
         with_cp: bool = False,
         dropblock: dict | None = None,
         output_stride: int | None = None,
@@ -136,11 +139,7 @@ class HCGNet(BaseModule):
         self.with_cp = with_cp
         self.plain = False
         self.deployed = False
-        cfgs = LayerConfigs(
-            conv=conv_cfg,
-            norm=dict(type="BN") if norm_cfg is None else norm_cfg,
-            act=dict(type="ReLU", inplace=True) if act_cfg is None else act_cfg,
-        )
+        cfgs = LayerConfigs.create(conv_cfg, norm_cfg, act_cfg, gate_act_cfg)
 
         self.stem = build_stem(in_channels, self.arch, cfgs)
         self.stages = ModuleList()

@@ -49,13 +49,17 @@ def build_conv(conv_cfg: dict | None, *args: Any, **kwargs: Any) -> nn.Module:
         return build_conv_layer(conv_cfg, *args, **kwargs)
 
 
-def build_act(act_cfg: dict) -> nn.Module:
+def build_act(act_cfg: dict, key: str = "act_cfg") -> nn.Module:
     """Build an activation.
+
+    Args:
+        act_cfg: Config of the layer.
+        key: What the argument is called.
 
     Raises:
         ValueError: If ``act_cfg`` is not the config of a layer.
     """
-    with _naming("act_cfg", act_cfg):
+    with _naming(key, act_cfg):
         return build_activation_layer(act_cfg)
 
 
@@ -111,11 +115,28 @@ def is_transformed() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfigs:
-    """The three layer configs that reach every layer they name."""
+    """The layer configs that reach every layer they name; ``gate_act`` is that of the gates."""
 
     conv: dict | None
     norm: dict
     act: dict
+    gate_act: dict
+
+    @classmethod
+    def create(
+        cls,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        gate_act_cfg: dict | None = None,
+    ) -> LayerConfigs:
+        """Put the paper's layers in the place of those that are not given."""
+        return cls(
+            conv=conv_cfg,
+            norm=dict(type="BN") if norm_cfg is None else norm_cfg,
+            act=dict(type="ReLU", inplace=True) if act_cfg is None else act_cfg,
+            gate_act=dict(type="Tanh") if gate_act_cfg is None else gate_act_cfg,
+        )
 
 
 class PreActivation(BaseModule):

@@ -244,20 +244,87 @@ def test_class_folders(tmp_path):
     assert digests(tmp_path / "c") == digests(tmp_path / "d")
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "panoptic"
+    assert shapes.write_panoptic(out, seed=3, images=12, val_images=2, size=SIZE)
+    return out
+
+
+def test_panoptic_set_is_the_detection_set_with_more(labelled, tmp_path):
+    options = dict(seed=3, images=12, val_images=2, size=SIZE)
+    assert shapes.write_detection(tmp_path / "d", **options)
+    detection, panoptic = digests(tmp_path / "d"), digests(labelled)
+    assert detection.pop("shapes.json") != panoptic["shapes.json"]
+    assert detection.items() < panoptic.items()
+    assert not shapes.write_panoptic(labelled, **options)
+    (labelled / "semantic/val/000000.png").unlink()
+    assert shapes.write_panoptic(labelled, **options)
+    assert digests(labelled) == panoptic
+
+
+def test_panoptic_files_label_every_pixel_as_the_semantic_map_does(labelled):
+    content = json.loads((labelled / "annotations/panoptic_train.json").read_text())
+    names = {c["id"]: (c["name"], c["isthing"]) for c in content["categories"]}
+    assert list(names) == list(range(1, 8))
+    assert [name for name, thing in names.values() if thing] == list(shapes.CATEGORIES)
+    assert [name for name, thing in names.values() if not thing] == list(shapes.BACKGROUNDS)
+    found = set()
+    for info, annotation in zip(content["images"], content["annotations"], strict=True):
+        assert info["id"] == annotation["image_id"]
+        _, items = shapes.draw_scene(3, "train", info["id"] - 1, SIZE)
+        path = labelled / "annotations/panoptic_train" / annotation["file_name"]
+        numbers = cv2.imread(str(path))[..., ::-1].astype(int) @ [1, 256, 256**2]
+        semantic = cv2.imread(str(labelled / "semantic/train" / annotation["file_name"]), -1)
+        assert semantic.shape == numbers.shape == (info["height"], info["width"])
+        infos = annotation["segments_info"]
+        assert sorted(np.unique(numbers)) == [each["id"] for each in infos]  # and no 0
+        for each in infos:
+            rows, columns = np.nonzero(numbers == each["id"])
+            assert each["area"] == len(rows)
+            x, y, width, height = each["bbox"]
+            assert (x, x + width) == (columns.min(), columns.max() + 1)
+            assert (y, y + height) == (rows.min(), rows.max() + 1)
+            assert set(semantic[rows, columns]) == {each["category_id"] - 1}
+            found.add(names[each["category_id"]][0])
+        things = [each for each in infos if each["category_id"] <= len(shapes.CATEGORIES)]
+        assert [each["category_id"] - 1 for each in things] == [item.label for item in items]
+        for each, item in zip(things, items, strict=True):
+            np.testing.assert_array_equal(numbers == each["id"], item.visible)
+    assert found == {*shapes.CATEGORIES, *shapes.BACKGROUNDS}
+
+
+def test_lines_are_where_paint_has_changed_the_ground(monkeypatch):
+    changed = np.zeros((SIZE, SIZE), bool)
+    paint = shapes._paint
+
+    def note(rng, canvas, *rest):
+        before = canvas.copy()
+        paint(rng, canvas, *rest)
+        changed[:] |= (canvas != before).any(axis=2)
+
+    monkeypatch.setattr(shapes, "_paint", note)
+    _, lines = shapes._draw_background(np.random.default_rng(5), SIZE, SIZE, SIZE)
+    assert 0.01 < lines.mean() < 0.5 and changed[lines].all()
+    near = cv2.dilate(lines.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    assert near[changed].mean() > 0.95  # soft edges
+
+
 # The script
 
 
-def test_script_writes_both_sets_and_skips_what_is_there(tmp_path, capsys):
+def test_script_writes_all_sets_and_skips_what_is_there(tmp_path, capsys):
     script = load_script()
     command = ["--out", str(tmp_path / "s"), "--images", "6", "--val-images", "5", "--size", "64"]
-    script.main([*command, "--classification"])
+    script.main([*command, "--classification", "--panoptic"])
     assert "train: 6/6 images" in capsys.readouterr().out
     assert (tmp_path / "s/annotations/instances_val.json").is_file()
     assert (tmp_path / "s/classification/val/star/00000.png").is_file()
+    assert (tmp_path / "s/panoptic/semantic/val/000004.png").is_file()
     before = digests(tmp_path / "s")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "s").rglob("*.png")}
-    script.main([*command, "--classification"])
-    assert capsys.readouterr().out.count("already exists") == 2
+    script.main([*command, "--classification", "--panoptic"])
+    assert capsys.readouterr().out.count("already exists") == 3
     assert times == {path: path.stat().st_mtime_ns for path in times}
     script.main([*command, "--seed", "1"])
     after = digests(tmp_path / "s")

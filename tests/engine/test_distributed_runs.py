@@ -2,13 +2,14 @@
 
 import pickle
 import re
+import socket
 import time
 
 import numpy as np
 import pytest
 import torch
-from helpers.processes import run_torchrun
-from helpers.scripts import TOOLS
+from helpers.processes import run_torchrun, start_torchrun
+from helpers.scripts import TOOLS, run_new
 from PIL import Image
 
 CLASSES = ("dark", "light")
@@ -172,3 +173,86 @@ def test_an_evaluation_by_two_counts_every_image_once(warm, folder, whole):
     for left, right in zip(one, both, strict=True):
         assert left["img_path"] == right["img_path"]
         torch.testing.assert_close(left["pred_score"], right["pred_score"])
+
+
+# Several machines
+
+
+def train_on_two_machines(warm, folder, config, work_dir):
+    """Two agents with a process each, as ``dist_train.sh`` starts them on two machines."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = str(sock.getsockname()[1])
+    python = folder / "python"
+    python.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    python.chmod(0o755)
+    agents = []
+    for rank in range(2):
+        env = dict(NNODES="2", NODE_RANK=str(rank), PORT=port, PYTHON=str(python))
+        arguments = (config, 1, "--work-dir", work_dir, "--resume")
+        result = run_new(TOOLS / "dist_train.sh", *arguments, cwd=folder, **env)
+        option, module, *command = result.out.splitlines()
+        assert (option, module) == ("-m", "torch.distributed.run")
+        agents.append(start_torchrun(warm, *command, cwd=folder))
+    return [agent.wait() for agent in agents]
+
+
+def test_two_machines_train_die_and_resume_as_one_machine_trains(warm, folder, whole):
+    (folder / "killed").unlink(missing_ok=True)
+    results = train_on_two_machines(warm, folder, "killed.py", "machines")
+    assert all(result.code for result in results) and (folder / "killed").exists()
+    assert [path.name for path in (folder / "machines").glob("*.pth")] == ["epoch_1.pth"]
+    results = train_on_two_machines(warm, folder, "augmented.py", "machines")
+    assert not any(result.code for result in results), results[0].err[-3000:]
+    resumed = load(folder, "machines/epoch_3.pth")["state_dict"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(resumed[name], value), name
+
+
+# FSDP
+
+ONE = """
+_base_ = "plain.py"
+# A sharded network runs in the plain form; with this one does so on one process, too.
+model = dict(backbone=dict(gate_act_cfg=dict(type="ReLU")))
+train_dataloader = dict(sampler=dict(shuffle=False))
+train_cfg = dict(max_epochs=2)
+optim_wrapper = dict(type="OptimWrapper")
+"""
+SHARDED = """
+_base_ = "one.py"
+runner_type = "FlexibleRunner"
+env_cfg = dict(dist_cfg=dict(backend="gloo"))
+strategy = dict(
+    type="FSDPStrategy",
+    # On GPUs the default is right.
+    model_wrapper=dict(type="MMFullyShardedDataParallel", use_orig_params=True, device_id="cpu"),
+    # MMEngine's "full" copies to the CPU, which ends PyTorch where the weights are there.
+    state_dict_cfg=dict(
+        state_dict_type="FULL_STATE_DICT",
+        state_dict_config=dict(type="FullStateDictConfig", rank0_only=False),
+        optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=False),
+    ),
+)
+train_dataloader = dict(dataset=dict(data_prefix="twins"))
+"""
+
+
+def test_a_sharded_network_trains_as_on_one_process(warm, folder):
+    """Both processes see the same images, so that the mean of their gradients is exact."""
+    for path in (folder / "data/train").glob("*/*.png"):
+        for name in ("a", "b"):
+            twin = folder / "data/twins" / path.parent.name / f"{path.stem}{name}.png"
+            twin.parent.mkdir(parents=True, exist_ok=True)
+            twin.write_bytes(path.read_bytes())
+    (folder / "one.py").write_text(ONE)
+    (folder / "sharded.py").write_text(SHARDED)
+    result = warm.run(TOOLS / "train.py", "one.py", "--work-dir", "unsharded", cwd=folder)
+    assert result.code == 0, result.err[-3000:]
+    result = train_two(warm, folder, "sharded.py", "sharded")
+    assert result.code == 0, result.err[-3000:]
+    assert "FullyShardedDataParallel" in result.out + result.err
+    one, both = (load(folder, f"{name}/epoch_2.pth") for name in ("unsharded", "sharded"))
+    assert one["state_dict"].keys() == both["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert torch.equal(both["state_dict"][name], value), name

@@ -19,14 +19,20 @@ from mmhcgnet.cli.launch import distributed_run
 
 if TYPE_CHECKING:
     from .scripts import Result
-    from .warm import Warm
+    from .warm import Run, Warm
 
 LIMIT = 120  # seconds
 
 
 def run_torchrun(warm: Warm, *args: object, cwd: Path, env: dict[str, str] | None = None) -> Result:
     """Do as ``torchrun ARGS``, whose processes are forks too and have imported everything."""
-    return warm.run(torchrun.__file__, "--run-path", "--start-method=fork", *args, cwd=cwd, env=env)
+    return start_torchrun(warm, *args, cwd=cwd, env=env).wait()
+
+
+def start_torchrun(warm: Warm, *args: object, cwd: Path, env: dict[str, str] | None = None) -> Run:
+    """Start what :func:`run_torchrun` runs."""
+    options = ("--run-path", "--start-method=fork")
+    return warm.start(torchrun.__file__, *options, *args, cwd=cwd, env=env)
 
 
 def run_processes(

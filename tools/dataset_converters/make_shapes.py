@@ -1,4 +1,4 @@
-"""Make the built-in data set ``shapes``: COCO format, and class folders with --classification."""
+"""Make the built-in data set ``shapes``: COCO format, class folders, panoptic and semantic maps."""
 
 import argparse
 import time
@@ -19,6 +19,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--classification",
         action="store_true",
         help="also make as many images in class folders, in OUT/classification",
+    )
+    parser.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="also make the same images with a label for every pixel, in OUT/panoptic: COCO's "
+        "panoptic format, and semantic maps for MMSegmentation",
     )
     return parser.parse_args(argv)
 
@@ -49,6 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     jobs = [(shapes.write_detection, args.out)]
     if args.classification:
         jobs.append((shapes.write_classification, f"{args.out}/classification"))
+    if args.panoptic:
+        jobs.append((shapes.write_panoptic, f"{args.out}/panoptic"))
     for write, out in jobs:
         print(f"{out}: {args.images} + {args.val_images} images", flush=True)
         try:

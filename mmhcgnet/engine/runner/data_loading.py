@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from mmhcgnet.datasets.checks.explain import check_sample, explain_data_error
 
@@ -97,6 +97,28 @@ class GuardedBatchSampler:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batch_sampler, name)
+
+
+class GivenBatches:
+    """Batches that exist already, with what the loops ask of a dataloader.
+
+    Args:
+        batches: The batches of every epoch, with the attribute ``dataset``.
+    """
+
+    batch_size = generator = None
+
+    def __init__(self, batches: Sequence) -> None:
+        self.batches, self.dataset = batches, batches.dataset
+        self.sampler = range(len(batches))
+        self.batch_sampler = GuardedBatchSampler(BatchSampler(self.sampler, 1, drop_last=False))
+
+    def __iter__(self) -> Iterator[Any]:
+        for (draw,) in self.batch_sampler:
+            yield self.batches[draw.index]
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class GuardedDataset:

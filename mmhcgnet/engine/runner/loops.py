@@ -8,7 +8,7 @@ than MMEngine writes into it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from math import inf
@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models.gates import Gate, needs_two_vectors
 
-from .data_loading import GuardedBatchSampler, guard_loader, seed_generators
+from .data_loading import GivenBatches, GuardedBatchSampler, guard_loader, seed_generators
 
 # Where in MMEngine's message hub, which checkpoints hold, the beginning of the epoch is noted.
 _BEGIN = "epoch_begin"
@@ -42,7 +42,10 @@ class _Resumable:
     """What both loops share: the guarded dataloader and the seeds."""
 
     def _guard(self) -> None:
-        self.dataloader = guard_loader(self.dataloader)
+        if isinstance(self.dataloader, Sequence):
+            self.dataloader = GivenBatches(self.dataloader)
+        else:
+            self.dataloader = guard_loader(self.dataloader)
         if not isinstance(self.dataloader.batch_sampler, GuardedBatchSampler):
             raise UsageError(
                 f"{type(self).__name__} needs a dataloader with a batch sampler: give it a "
@@ -206,7 +209,8 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
 
     Args:
         runner: The runner.
-        dataloader: A dataloader or its config.
+        dataloader: A dataloader, its config, or a sequence of batches with a ``dataset``, such as
+            that of MMPretrain's ``vis_scheduler.py``.
         kwargs: ``max_epochs`` and the others of ``EpochBasedTrainLoop``.
 
     Raises:
@@ -298,7 +302,8 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
 
     Args:
         runner: The runner.
-        dataloader: A dataloader or its config.
+        dataloader: A dataloader, its config, or a sequence of batches with a ``dataset``, such as
+            that of MMPretrain's ``vis_scheduler.py``.
         kwargs: ``max_iters`` and the others of ``IterBasedTrainLoop``.
 
     Raises:

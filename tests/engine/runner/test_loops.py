@@ -261,6 +261,20 @@ def test_a_loader_that_cannot_be_resumed_is_refused(tmp_path, loop, kind):
         runner.train()
 
 
+class Batches(list):
+    """What MMPretrain's vis_scheduler.py trains from."""
+
+    dataset = Numbers()
+
+
+@pytest.mark.parametrize("loop", [EPOCHS, ITERATIONS], ids=["epochs", "iterations"])
+def test_batches_that_exist_already_are_trained_and_resumed(tmp_path, loop):
+    batches = Batches(dict(inputs=torch.tensor([[float(i), 0]])) for i in range(4))
+    first, second = stop_and_resume(tmp_path, loop, 6, dict(loader=batches), dict(loader=batches))
+    order = [[i % 4] for i in range(12)][: loop.get("max_iters", 12)]
+    assert [*first.note.order.values(), *second.note.order.values()] == order
+
+
 def test_data_without_a_batch_do_not_hang(tmp_path):
     loader = base_loader() | dict(dataset=Numbers(2), drop_last=True)
     loader["sampler"] = dict(type="DefaultSampler")
