@@ -11,9 +11,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 
-def version() -> str:
+def stated(name: str) -> str:
     text = (ROOT / "mmhcgnet/version.py").read_text(encoding="utf-8")
-    return re.search(r'__version__ = "(.+)"', text)[1]
+    return re.search(rf'__{name}__ = "(.*)"', text)[1]
 
 
 def requirements(name: str) -> list[str]:
@@ -43,13 +43,27 @@ class BuildWithMim(build_py):
 
 setup(
     name="mmhcgnet",
-    version=version(),
+    version=stated("version"),
     description="HCGNet as a backbone for MMDetection and MMPretrain",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    keywords="computer vision, object detection, image classification, backbone, OpenMMLab",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    url=stated("url") or None,
+    project_urls={"Paper": "https://arxiv.org/abs/1908.09699"},
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
+    package_data={"mmhcgnet": ["py.typed"], "mmhcgnet_runtime": ["py.typed"]},
     packages=find_packages(include=["mmhcgnet", "mmhcgnet.*", "mmhcgnet_runtime"]),
     # No console scripts: `mim` takes the first installed file for the package's folder.
     install_requires=requirements("runtime"),

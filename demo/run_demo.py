@@ -21,11 +21,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from mmhcgnet.engine.configs import ops_lack_the_gpu
+from mmhcgnet_runtime import draw
 
 DATA = Path("data/shapes")
-COLOURS = np.array(
-    [(230, 60, 60), (60, 200, 60), (80, 120, 255), (240, 200, 40), (220, 80, 220)], dtype=np.uint8
-)
 
 
 def run(title: str, *command: str) -> None:
@@ -40,45 +38,13 @@ def run(title: str, *command: str) -> None:
     print(f"=== done in {(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
 
-def draw(image: np.ndarray, objects: list[dict], names: list[str], scale: int) -> np.ndarray:
-    """Draw boxes, masks and names on an enlarged image.
-
-    Args:
-        image: RGB image of shape ``(H, W, 3)``.
-        objects: Dicts with ``mask`` ``(H, W)``, ``bbox`` ``(x1, y1, x2, y2)`` in pixels,
-            ``label`` and ``text``.
-        names: Name of each label.
-        scale: How many times the image is enlarged.
-
-    Returns:
-        RGB image of shape ``(scale * H, scale * W, 3)``.
-    """
-    size = (image.shape[1] * scale, image.shape[0] * scale)
-    canvas = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    for item in objects:
-        colour = COLOURS[item["label"] % len(COLOURS)]
-        mask = cv2.resize(item["mask"].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        canvas[mask] = (0.5 * canvas[mask] + 0.5 * colour).astype(np.uint8)
-    for item in objects:
-        colour = COLOURS[item["label"] % len(COLOURS)].tolist()
-        x1, y1, x2, y2 = (round(scale * float(value)) for value in item["bbox"])
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 2)
-        text = f"{names[item['label']]}{item['text']}"
-        (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
-        x1, y1 = min(x1, size[0] - width), max(y1, height + 4)
-        cv2.rectangle(canvas, (x1, y1 - height - 4), (x1 + width, y1), colour, -1)
-        cv2.putText(canvas, text, (x1, y1 - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1)
-    return canvas
-
-
-def save_pictures(results: Path, folder: Path, threshold: float, scale: int = 3) -> int:
+def save_pictures(results: Path, folder: Path, threshold: float) -> int:
     """Save ground truth (left) next to prediction (right) for every image of the validation set.
 
     Args:
         results: Pickled predictions of ``tools/test.py --out``.
         folder: Where the images go.
         threshold: Predictions below this score are not drawn.
-        scale: How many times the images are enlarged.
 
     Returns:
         The number of images.
@@ -92,28 +58,22 @@ def save_pictures(results: Path, folder: Path, threshold: float, scale: int = 3)
     for prediction in predictions:
         info = coco.imgs[prediction["img_id"]]
         image = cv2.imread(str(DATA / "val" / info["file_name"]))[:, :, ::-1]
-        truth = []
-        for ann in coco.imgToAnns[info["id"]]:
-            x, y, w, h = ann["bbox"]
-            truth.append(
-                dict(
-                    mask=coco.annToMask(ann),
-                    bbox=(x, y, x + w, y + h),
-                    label=labels[ann["category_id"]],
-                    text="",
-                )
-            )
+        anns = coco.imgToAnns[info["id"]]
+        boxes = np.array([ann["bbox"] for ann in anns], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        truth = dict(
+            boxes=boxes,
+            labels=[labels[ann["category_id"]] for ann in anns],
+            masks=[coco.annToMask(ann) for ann in anns],
+        )
         found = prediction["pred_instances"]
-        drawn = [
-            dict(
-                mask=rle.decode(found["masks"][i]),
-                bbox=found["bboxes"][i].tolist(),
-                label=int(found["labels"][i]),
-                text=f" {float(found['scores'][i]):.2f}",
-            )
-            for i in np.flatnonzero(np.asarray(found["scores"]) >= threshold)
-        ]
-        left, right = (draw(image, items, names, scale) for items in (truth, drawn))
+        predicted = dict(
+            boxes=found["bboxes"].numpy(),
+            scores=found["scores"].numpy(),
+            labels=found["labels"].numpy(),
+            masks=[rle.decode(mask) for mask in found["masks"]],
+        )
+        left, right = (draw(image, objects, names, threshold) for objects in (truth, predicted))
         gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
         pair = np.concatenate([left, gap, right], axis=1)
         cv2.imwrite(str(folder / f"{Path(info['file_name']).stem}.png"), pair[:, :, ::-1])
@@ -167,6 +127,8 @@ Done.
   log         {latest_log(work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:
+  python demo/image_demo.py YOUR_IMAGE.jpg {args.config} \\
+      {checkpoint}      what it finds in an image of yours
   python demo/run_demo.py --config configs/mask_rcnn/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
   the README's sections on training on COCO and on your own data set"""

@@ -23,7 +23,7 @@ from .engine.hooks import (  # noqa: E402
     UntrainedNormHook,
 )
 from .engine.layer_decay import LayerDecayConstructor  # noqa: E402
-from .engine.runner import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
+from .engine.runner import QuietRunner, ResumableEpochLoop, ResumableIterLoop  # noqa: E402
 from .model_index import register_classifiers  # noqa: E402
 from .models import (  # noqa: E402
     DropoutNeck,
@@ -48,6 +48,7 @@ __all__ = [
     "LogGuardHook",
     "MultiScaleExcitationPlugin",
     "NonFiniteHook",
+    "QuietRunner",
     "ResumableEpochLoop",
     "ResumableIterLoop",
     "SafeCheckpointHook",

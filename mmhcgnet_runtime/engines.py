@@ -12,6 +12,7 @@ import numpy as np
 
 KEY = "mmhcgnet"  # of the JSON in a file
 PACKAGES = ("onnxruntime", "openvino")
+MOST_SHAPES = 4  # for which a model stays compiled at once
 
 
 class RuntimeFileError(ValueError):
@@ -37,6 +38,7 @@ def open_engine(
     engine: str | None = None,
     threads: int | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
+    each_shape: bool = False,
 ) -> Engine:
     """Open a model.
 
@@ -47,6 +49,8 @@ def open_engine(
         threads: Threads to use; by default the engine decides.
         shapes: Shapes of the inputs, by name, where they are always the same. OpenVINO is quicker
             then, and takes no others; ONNX Runtime makes no difference.
+        each_shape: Compile the model again for every shape that comes, and keep the last four: for
+            OpenVINO, where a few shapes come again and again. ONNX Runtime makes no difference.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -66,7 +70,7 @@ def open_engine(
         raise RuntimeFileError(f"{path} needs an engine: pip install {wanted}")
     kind = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO)[candidates[0]]
     try:
-        opened = kind(path, threads, shapes)
+        opened = kind(path, threads, shapes, each_shape)
     except Exception as error:  # engines have no common type
         reason = " ".join(str(error).split())[:300]
         raise RuntimeFileError(f"{candidates[0]} cannot read {path}: {reason}") from error
@@ -85,6 +89,7 @@ class OnnxRuntime:
         path: A file that ends in ``.onnx``.
         threads: Threads to use.
         shapes: Not used.
+        each_shape: Not used.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class OnnxRuntime:
         path: str,
         threads: int | None = None,
         shapes: dict[str, tuple[int, ...]] | None = None,
+        each_shape: bool = False,
     ) -> None:
         import onnxruntime
 
@@ -130,6 +136,7 @@ class OpenVINO:
         path: A file that ends in ``.xml`` or ``.onnx``.
         threads: Threads to use.
         shapes: Shapes of the inputs, by name.
+        each_shape: Whether to compile the model for every shape that comes.
     """
 
     def __init__(
@@ -137,21 +144,35 @@ class OpenVINO:
         path: str,
         threads: int | None = None,
         shapes: dict[str, tuple[int, ...]] | None = None,
+        each_shape: bool = False,
     ) -> None:
-        core = _openvino_core()
-        model = core.read_model(path)
-        if shapes:
-            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        self._read = model = _openvino_core().read_model(path)
         # Of an ONNX file, OpenVINO keeps what it says about itself in a place of its own.
         places = [place for place in ([KEY], ["framework", KEY]) if model.has_rt_info(place)]
         self.facts = json.loads(model.get_rt_info(places[0]).astype(str)) if places else {}
-        options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        self._names = [output.get_any_name() for output in model.outputs]
+        self._options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        self._model = core.compile_model(model, "CPU", options)
-        self._names = [output.get_any_name() for output in self._model.outputs]
+            self._options["INFERENCE_NUM_THREADS"] = threads
+        self._each_shape = each_shape
+        self._models = {} if each_shape else {None: self._compile(shapes)}
+
+    def _compile(self, shapes: dict[str, tuple[int, ...]] | None) -> Any:
+        model = self._read
+        if shapes:
+            model = model.clone()
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        return _openvino_core().compile_model(model, "CPU", self._options)
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs, by name."""
-        results = self._model(inputs)
+        key = None
+        if self._each_shape:
+            shapes = {name: value.shape for name, value in inputs.items()}
+            key = tuple(sorted(shapes.items()))
+            # The one used last goes to the end, and the first one goes.
+            self._models[key] = self._models.pop(key, None) or self._compile(shapes)
+            if len(self._models) > MOST_SHAPES:
+                del self._models[next(iter(self._models))]
+        results = self._models[key](inputs)
         return {name: np.array(results[i]) for i, name in enumerate(self._names)}

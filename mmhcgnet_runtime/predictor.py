@@ -19,6 +19,8 @@ class Predictor:
         path: A file of ``tools/deployment/export.py``: ``.onnx``, or ``.xml`` with its ``.bin``.
         engine: ``'onnxruntime'`` or ``'openvino'``; by default the one that is installed.
         threads: Threads to use; by default the engine decides.
+        each_shape: Compile the model again for every shape of a batch, and keep the last four.
+            OpenVINO is quicker then, after seconds for each shape.
 
     Attributes:
         facts (dict): What the file says about itself.
@@ -29,10 +31,16 @@ class Predictor:
         RuntimeFileError: If it is not an exported model, or no engine for it is installed.
     """
 
-    def __init__(self, path: str, engine: str | None = None, threads: int | None = None) -> None:
-        self._engine = open_engine(str(path), engine, threads)
+    def __init__(
+        self,
+        path: str,
+        engine: str | None = None,
+        threads: int | None = None,
+        each_shape: bool = False,
+    ) -> None:
+        self._engine = open_engine(str(path), engine, threads, each_shape=each_shape)
         self.facts = self._engine.facts
-        self.classes = list(self.facts.get("classes") or [])
+        self.classes: list[str] = list(self.facts.get("classes") or [])
         if self.facts["steps"] is None:
             raise RuntimeFileError(
                 f"{path} prepares images by {self.facts['unknown_step']}, which is not known here: "

@@ -112,6 +112,7 @@ def test_classifiers_are_what_their_names_say(path):
     arch = path.stem.removeprefix("hcgnet-").split("_")[0]
     data = path.stem.rpartition("_")[2]
     datasets = dict(cifar10="CIFAR10", cifar100="CIFAR100", in1k="ImageNet", shapes="CustomDataset")
+    datasets["cifar10-folders"] = "CustomDataset"
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.type == datasets[data]
     assert cfg.model.backbone.arch == arch.upper()
@@ -120,7 +121,7 @@ def test_classifiers_are_what_their_names_say(path):
     assert own == {"head.fc.weight", "head.fc.bias"}
     if data != "shapes":
         count = sum(p.numel() for p in model.parameters())
-        assert count == PARAMETERS[f"{arch}_{data}"]
+        assert count == PARAMETERS[f"{arch}_{data.removesuffix('-folders')}"]
 
 
 def test_parameters_of_the_papers_detector():

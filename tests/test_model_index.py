@@ -33,6 +33,7 @@ MODELS = {model.name: model for model in INDEX.models}
 CLASSIFIERS = [name for name in MODELS if name.startswith("hcgnet-")]
 TRAINING_DATA = {
     "cifar10": "CIFAR-10",
+    "cifar10-folders": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "in1k": "ImageNet-1k",
     "coco": "COCO",

@@ -22,6 +22,7 @@ MIM_FILES = {
     "mmhcgnet/.mim/configs/hcgnet/metafile.yml",
     "mmhcgnet/.mim/configs/mask_rcnn/metafile.yml",
 }
+TYPED = {"mmhcgnet/py.typed", "mmhcgnet_runtime/py.typed"}
 
 
 def run(*command, cwd):
@@ -70,7 +71,7 @@ def wheel(tree, tmp_path_factory):
 
 def test_wheel_carries_package_and_mim_files(tree, wheel):
     names, _ = wheel
-    assert MIM_FILES <= names
+    assert MIM_FILES | TYPED <= names
     packages = ("mmhcgnet", "mmhcgnet_runtime")
     modules = {
         str(path.relative_to(tree)) for name in packages for path in tree.glob(f"{name}/**/*.py")

@@ -72,17 +72,17 @@ def test(args: argparse.Namespace) -> None:
     import mmengine
     from mmengine.dist import is_main_process
     from mmengine.registry import METRICS, RUNNERS
-    from mmengine.runner import Runner
 
     from mmhcgnet import cli
 
     cli.use_safe_loader()
     out_item = cli.decide_out_item(args.out, args.out_item)
     cfg = cli.load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     cli.check_ops(cfg)
     checkpoint = cli.check_checkpoint(cfg, args.checkpoint)
-    cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.resume = False
     cli.set_work_dir(cfg, args.work_dir)
@@ -111,16 +111,18 @@ def test(args: argparse.Namespace) -> None:
     cli.keep_config_copy(cfg)
 
     with cli.explain_misspelt_types():
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else cli.QuietRunner.from_cfg(cfg)
         if out_item == "pred":
             # MMDetection's own dump packs masks as RLE.
             kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
             dump = METRICS.build(dict(type=kind, out_file_path=args.out))
             runner.test_evaluator.metrics.append(dump)
-        metrics = runner.test()
+        with cli.progress_bar(runner):
+            metrics = runner.test()
     cli.check_metrics(metrics, runner.test_evaluator.metrics)
     if out_item == "metrics" and is_main_process():
         mmengine.dump(metrics, args.out)
+    cli.report_test(runner, args.config, args.checkpoint, args.out, args.show_dir)
 
 
 def main() -> None:

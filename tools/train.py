@@ -62,16 +62,16 @@ def parse_args() -> argparse.Namespace:
 def train(args: argparse.Namespace) -> None:
     """Check all that can be wrong with the arguments, then train."""
     from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
 
     from mmhcgnet import cli
 
     cli.use_safe_loader()
     cfg = cli.load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "train_dataloader", "optim_wrapper")
     cli.check_trainable(cfg)
     cli.check_ops(cfg)
-    cfg.launcher = args.launcher
     cli.set_work_dir(cfg, args.work_dir)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     if args.no_validate:
@@ -98,7 +98,7 @@ def train(args: argparse.Namespace) -> None:
     lock = cli.claim_work_dir(cfg, training=True)  # noqa: F841, it holds as long as this function
 
     with cli.explain_misspelt_types():
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else cli.QuietRunner.from_cfg(cfg)
         if resuming:
             cli.drop_pretrained(runner.model)
         elif args.resume:
@@ -106,7 +106,9 @@ def train(args: argparse.Namespace) -> None:
                 f"There is no checkpoint to resume from in {cfg.work_dir}: training starts "
                 "from scratch."
             )
-        runner.train()
+        with cli.progress_bar(runner):
+            runner.train()
+    cli.report_training(runner, args.config)
 
 
 def main() -> None:

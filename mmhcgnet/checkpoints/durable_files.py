@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +14,8 @@ from typing import BinaryIO
 from mmengine.fileio import LocalBackend, register_backend
 
 ATOMIC = "mmhcgnet.atomic"  # the name of AtomicBackend for backend_args
-_TEMPORARY = ".{}.{}.mmhcgnet.tmp"  # of a file's name and the process that writes it
+_TEMPORARY = ".{}.{}.{}.mmhcgnet.tmp"  # of a file's name, and the host and process that writes it
+_DAY = 86400  # seconds
 _LABEL = b"mmhcgnet sha256 "
 _SEAL_SIZE = len(_LABEL) + 64  # bytes
 _END = b"PK\x05\x06"  # begins the last record of a zip archive, which ends with its comment
@@ -29,7 +32,7 @@ def write_atomically(path: str, content: bytes) -> None:
     """
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, _TEMPORARY.format(name, os.getpid()))
+    temporary = os.path.join(folder, _TEMPORARY.format(name, _host(), os.getpid()))
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -49,11 +52,22 @@ def write_atomically(path: str, content: bytes) -> None:
 
 
 def remove_temporary(folder: str) -> None:
-    """Remove what :func:`write_atomically` has left in a folder where it was killed."""
-    for path in Path(folder).glob(_TEMPORARY.format("*", "*")):
-        pid = path.name.split(".")[-3]
-        if re.fullmatch("[0-9]{1,9}", pid) and path.is_file() and not _is_another(int(pid)):
-            path.unlink(missing_ok=True)
+    """Remove what :func:`write_atomically` has left in a folder where it was killed.
+
+    Whether a process of another host still writes cannot be told: its files go after a day.
+    """
+    for path in Path(folder).glob(_TEMPORARY.format("*", "*", "*")):
+        host, pid = path.name.split(".")[-4:-2]
+        if not re.fullmatch("[0-9]{1,9}", pid) or not path.is_file():
+            continue
+        with suppress(FileNotFoundError):  # its writer may rename it meanwhile
+            old = time.time() - path.stat().st_mtime > _DAY
+            if not _is_another(int(pid)) if host == _host() else old:
+                path.unlink()
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname())
 
 
 def _is_another(pid: int) -> bool:

@@ -12,6 +12,7 @@ from mmhcgnet.engine.configs import (
     shipped_config,
 )
 from mmhcgnet.engine.models import explain_misspelt_types
+from mmhcgnet.engine.runner import QuietRunner
 from mmhcgnet.errors import UsageError
 
 from .converters import add_output_arguments, convert_file, make_parser
@@ -42,10 +43,12 @@ from .preflight import (
     check_pretrained_files,
     check_trainable,
 )
+from .progress import leave_out_noise, progress_bar, report_test, report_training
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
 
 __all__ = [
+    "QuietRunner",
     "UsageError",
     "adapt_config",
     "add_output_arguments",
@@ -70,11 +73,15 @@ __all__ = [
     "distributed_run",
     "explain_misspelt_types",
     "keep_config_copy",
+    "leave_out_noise",
     "launched_rank",
     "load_config",
     "make_parser",
     "parse_options",
     "prepare_distributed",
+    "progress_bar",
+    "report_test",
+    "report_training",
     "report_usage_errors",
     "set_amp_testing",
     "set_amp_training",

@@ -71,31 +71,38 @@ def export_file(
         commit=_commit(),
         **describe_pipeline(cfg),
     )
-    nodes = write_model(exported, output, facts, format, half)
+    most, found = MOST["half" if half else "full"], []
+
+    def check(draft: str) -> None:
+        found.append(_difference(exported, draft, output, most))
+
+    nodes = write_model(exported, output, facts, format, half, check)
     print(f"wrote {output}: {exported.task}, {nodes} operators", flush=True)
     if facts["steps"] is None:
         print(
             f"The config prepares images by {facts['unknown_step']}, which the file cannot "
             "describe: who runs it has to do so."
         )
-    _check(exported, output, MOST["half" if half else "full"])
+    print(*found)
     return output
 
 
-def _check(exported: Exported, output: str, most: float) -> None:
-    engines = ("openvino",) if output.endswith(".xml") else ("onnxruntime", "openvino")
+def _difference(exported: Exported, draft: str, output: str, most: float) -> str:
+    """Compare a file with PyTorch before it becomes the output, and say how far it is."""
+    engines = ("openvino",) if draft.endswith(".xml") else ("onnxruntime", "openvino")
     if not any(find_spec(engine) for engine in engines):
-        print(f"It was not compared with PyTorch, as no engine is installed: {engines[0]}")
-        return
+        return f"It was not compared with PyTorch, as no engine is installed: {engines[0]}"
     try:
-        found = difference(exported, output)
+        found = difference(exported, draft)
     except RuntimeFileError as error:
-        raise UsageError(str(error)) from error
-    if found > most:
+        reason = str(error).replace(draft, "what was exported")
+        raise UsageError(f"{output} was not written: {reason}") from error
+    if not found <= most:
         raise UsageError(
-            f"{output} differs from PyTorch by {found:.1g} and must not be used: please report it."
+            f"{output} was not written, as what was exported differs from PyTorch by {found:.1g}: "
+            "please report it."
         )
-    print(f"largest difference from PyTorch: {found:.1g}")
+    return f"largest difference from PyTorch: {found:.1g}"
 
 
 def _commit() -> str | None:

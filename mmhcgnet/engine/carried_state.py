@@ -43,6 +43,26 @@ def collect(runner: Runner) -> dict[str, Any]:
     return found
 
 
+def warn_of_lost_gradients(runner: Runner, interval: int, by_epoch: bool) -> None:
+    """Warn if several processes save between two steps of the optimiser.
+
+    Args:
+        runner: The runner.
+        interval: Between two saves, in epochs or iterations.
+        by_epoch: Which of them.
+    """
+    wrappers = runner.optim_wrapper
+    wrappers = wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]
+    counts = [getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers]
+    iterations = interval * (len(runner.train_dataloader) if by_epoch else 1)
+    if get_world_size() > 1 and interval > 0 and any(iterations % count for count in counts):
+        runner.logger.warning(
+            f"A run of several processes does not save accumulated gradients: one that is resumed "
+            f"from a checkpoint of every {iterations} iterations is not exact, as that is no "
+            f"multiple of accumulative_counts={max(counts)}."
+        )
+
+
 def restore(runner: Runner, carried: object) -> None:
     """Give a resumed training what :func:`collect` has found; what does not fit is left out."""
     carried = carried if isinstance(carried, dict) else {}

@@ -4,13 +4,14 @@ import io
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints import durable_files, read_checkpoint
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, seal
 from mmhcgnet.errors import UsageError
 
@@ -120,13 +121,16 @@ def test_the_backend_writes_atomically_and_seals(tmp_path, monkeypatch):
 def test_files_of_killed_processes_alone_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    end = "mmhcgnet.tmp"
-    kept = f".a.pth.{os.getppid()}.{end}", f".a.pth.old.{end}", "a.pth", f"a.pth.{dead.pid}.{end}"
-    # Another program's, and what only looks like ours.
-    kept += ".notes.2024.tmp", f".x.{'9' * 30}.{end}", f".x.-1.{end}", f".x.²²².{end}"
-    left = f".a.pth.{dead.pid}.{end}", f".a.pth.{os.getpid()}.{end}"
-    for name in kept + left:
+    host, end = durable_files._host(), "mmhcgnet.tmp"
+    kept = f".a.pth.{host}.{os.getppid()}.{end}", "a.pth", f"a.pth.{host}.{dead.pid}.{end}"
+    # Another host's, another program's, and what only looks like ours.
+    kept += f".a.pth.other-{host}.{dead.pid}.{end}", f".a.pth.{host}.old.{end}", ".notes.2024.tmp"
+    kept += tuple(f".x.{host}.{pid}.{end}" for pid in ("9" * 30, "-1", "²²²"))
+    left = f".a.pth.{host}.{dead.pid}.{end}", f".a.pth.{host}.{os.getpid()}.{end}"
+    old = f".b.pth.other-{host}.{dead.pid}.{end}"
+    for name in (*kept, *left, old):
         (tmp_path / name).write_bytes(b"")
-    (tmp_path / f".folder.{dead.pid}.{end}").mkdir()
+    os.utime(tmp_path / old, (time.time() - 90000,) * 2)
+    (tmp_path / f".folder.{host}.{dead.pid}.{end}").mkdir()
     remove_temporary(str(tmp_path))
-    assert set(os.listdir(tmp_path)) == {*kept, f".folder.{dead.pid}.{end}"}
+    assert set(os.listdir(tmp_path)) == {*kept, f".folder.{host}.{dead.pid}.{end}"}

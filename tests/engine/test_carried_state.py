@@ -1,5 +1,6 @@
 """What a resumed run needs and MMEngine does not save."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.processes import run_processes
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from torch import nn
 
@@ -81,6 +83,49 @@ def test_early_stopping_counts_on(tmp_path):
         else:
             run(tmp_path / "parts", stopping(), at, scores=scores[first:], loop=loop, resume=saved)
     assert files(tmp_path / "parts")[-1] == "epoch_3.pth"
+
+
+def preempt_two(rank, folder):
+    """Two processes: a run that is preempted in its first epochs, and one that is not."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
+    launched = dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
+    loop, scores = dict(type=ResumableEpochLoop, max_epochs=6), [5, 4, 3, 2, 1, 0]
+    options = dict(loop=loop, launched=launched, optim=dict(accumulative_counts=2))
+
+    def stopping():
+        return EarlyStoppingHook("accuracy", rule="greater", min_delta=0.1, patience=2)
+
+    run(Path(folder, "whole"), stopping(), scores=scores, **options)
+    parts, saved = Path(folder, "parts"), None
+    for done in (2, 4):  # two batches in each epoch
+        at = At("before_train_iter", interrupt(signal.SIGTERM), iter=done)
+        hooks = [at] if rank == 1 else []  # one gets the signal, and all end
+        first = 0 if saved is None else done // 2 - 1
+        code = interrupted(
+            parts, stopping(), *hooks, scores=scores[first:], resume=saved, **options
+        )
+        assert code == 143
+        torch.distributed.barrier()
+        saved = newest(parts)
+    run(parts, stopping(), scores=scores[2:], resume=saved, **options)
+
+
+def test_two_processes_resume_exactly_too(warm, tmp_path):
+    """With early stopping, and gradients that are accumulated over as many batches as an epoch."""
+    run_processes(warm, preempt_two, tmp_path)
+    assert files(tmp_path / "whole")[-1] == files(tmp_path / "parts")[-1] == "epoch_3.pth"
+    assert_same(*(state(tmp_path / name, "epoch_3.pth") for name in ("whole", "parts")))
+
+
+@pytest.mark.parametrize("processes, interval, told", [(2, 1, True), (2, 3, False), (1, 1, False)])
+def test_several_processes_that_save_between_two_steps_are_told(
+    tmp_path, monkeypatch, capsys, processes, interval, told
+):
+    monkeypatch.setattr(carried_state, "get_world_size", lambda: processes)
+    run(tmp_path, optim=dict(accumulative_counts=3), interval=interval)
+    said = "every 4 iterations is not exact, as that is no multiple of accumulative_counts=3"
+    assert (said in capsys.readouterr().out) == told
 
 
 class BatchSyncRandomResize(nn.Module):

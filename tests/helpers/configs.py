@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 def hcgnet(
     depths: tuple[int, ...] = (1, 1),
@@ -70,5 +74,42 @@ model = dict(
         bbox_coder=dict(type="DeltaXYWHBBoxCoder"),
     ),
     test_cfg=dict(nms_pre=10, max_per_img=5, nms=dict(type="nms", iou_threshold=0.5)),
+)
+"""
+
+
+_TINY = """
+        _delete_=True,
+        type="mmhcgnet.HCGNet",
+        arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
+"""
+
+
+def shapes_classifier(pipeline: str = "") -> str:
+    """The config of the classifier of shapes with a tiny network; perhaps other test transforms."""
+    config = f"""
+_base_ = "{CONFIGS}/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
+model = dict(backbone=dict({_TINY}), head=dict(in_channels=23))
+"""
+    if not pipeline:
+        return config
+    return f"""{config}
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    {pipeline},
+    dict(type="PackInputs"),
+]
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+"""
+
+
+def shapes_detector(test_cfg: str = "") -> str:
+    """The config of the detector of the demo with a tiny network."""
+    return f"""
+_base_ = "{CONFIGS}/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+model = dict(
+    backbone=dict({_TINY}        out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[72, 44, 30, 23]),
+    test_cfg=dict({test_cfg}),
 )
 """

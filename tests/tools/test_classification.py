@@ -22,6 +22,7 @@ def test_the_shapes_classifier_trains_and_tests(warm, tmp_path):
     )  # fmt: skip
     # The last picture is left out, as it would be a batch of one.
     assert "Epoch(train) [1][2/2]" in train and "Epoch(val) [1][1/1]" in train
+    assert train.partition("Epoch(train)")[0].count("\n") < 40
     run(
         ROOT / "tools/test.py", CONFIG, "run/epoch_1.pth", "--work-dir", "run/test",
         "--out", "metrics.json", cwd=tmp_path,

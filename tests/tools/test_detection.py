@@ -53,11 +53,26 @@ def test_trains_two_iterations_and_tests(succeed, work):
     )  # fmt: skip
     log = train.out + train.err
     assert "Epoch(train) [1][2/2]" in log and "loss_mask" in log
+    before, _, _ = train.out.partition("Epoch(train)")
+    assert before.count("\n") + train.err.count("\n") < 40
+    (written,) = (work / "run").glob("*/*.log")
+    assert "System environment:" in written.read_text() and "Config:\n" in written.read_text()
+    best = work / "run/best_coco_bbox_mAP_epoch_1.pth"
+    report = dict(line.split(": ", 1) for line in train.out.rsplit("\n\n", 1)[1].splitlines())
+    assert report == {
+        "Last checkpoint": str(work / "run/epoch_1.pth"),
+        "Best checkpoint": str(best),
+        "Log": str(written),
+        "Next": f"python tools/test.py {config} {best}",
+    }
+    assert best.exists()
     test = succeed(
         ROOT / "tools/test.py", config, "run/epoch_1.pth", "--work-dir", "run/test",
         "--out", "metrics.json", "--cfg-options", *FEW, cwd=work,
     )  # fmt: skip
     assert "Average Precision  (AP) @[ IoU=0.50:0.95" in test.out
+    assert "\nOutput: metrics.json\n" in test.out
+    assert f"export.py {config} run/epoch_1.pth -o model.onnx\n" in test.out
     metrics = json.loads((work / "metrics.json").read_text())
     for kind in ("bbox", "segm"):
         for ap in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"):

@@ -1,12 +1,15 @@
 """Exporting by the script, and running the files without PyTorch: equal to the inferencers."""
 
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.configs import shapes_classifier, shapes_detector
 from helpers.exported import ENGINES, noise, scatter, writes_onnx
 from helpers.scripts import run_new
 from mmdet.apis import DetInferencer
@@ -19,31 +22,10 @@ from mmhcgnet_runtime import Predictor, RuntimeFileError, open_engine
 ROOT = Path(__file__).parents[2]
 SCRIPT = "deployment/export.py"
 NAMES = ["cross", "ellipse", "rectangle", "star", "triangle"]
-BACKBONE = """
-        _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
-"""
+CROPPED = 'dict(type="ResizeEdge", scale=72, edge="short"), dict(type="CenterCrop", crop_size=64)'
 CONFIGS = dict(
-    classifier=f"""
-_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
-model = dict(backbone=dict({BACKBONE}), head=dict(in_channels=23))
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="ResizeEdge", scale=72, edge="short"),
-    dict(type="CenterCrop", crop_size=64),
-    dict(type="PackInputs"),
-]
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-""",
-    detector=f"""
-_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
-model = dict(
-    backbone=dict({BACKBONE}out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[72, 44, 30, 23]),
-    test_cfg=dict(rpn=dict(max_per_img=40), rcnn=dict(max_per_img=10)),
-)
-""",
+    classifier=shapes_classifier(CROPPED),
+    detector=shapes_detector("rpn=dict(max_per_img=40), rcnn=dict(max_per_img=10)"),
 )
 SIZES = ((90, 120), (130, 100))
 
@@ -153,6 +135,30 @@ def test_the_example_that_stands_alone(export, folder):
     assert (folder / "objects.png").is_file()
 
 
+def test_the_example_in_javascript(export, folder):
+    writes_onnx()
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    if not (node := shutil.which("node")):
+        pytest.skip("Node is not installed")
+    if run_new(node, "-e", 'require("onnxruntime-web")').code:
+        pytest.skip("Node does not find onnxruntime-web: npm install it, and set NODE_PATH")
+    export("detector", "-o", "javascript.onnx")
+    predictor = Predictor("javascript.onnx")
+    # Half as large, each pixel is a mean of four, which both round alike; and padded.
+    image = Image.fromarray(noise(1, 144, 192)[0].numpy())
+    image.save("image.ppm")
+    result = run_new(node, ROOT / "demo/detect_onnx.js", "javascript.onnx", "image.ppm")
+    assert result.code == 0, result.err
+    found = predictor(image)
+    lines = re.findall(r"(\w+) ([\d.]+) at \[(.+)\]", result.out)
+    assert len(lines) == (found["scores"] >= 0.3).sum() > 0
+    for i, (name, score, box) in enumerate(lines):
+        assert name == NAMES[found["labels"][i]]
+        assert float(score) == pytest.approx(found["scores"][i], abs=0.006)
+        box = [float(value) for value in box.split(",")]
+        np.testing.assert_allclose(box, found["boxes"][i], atol=0.06)
+
+
 def test_what_goes_wrong_is_said(export, folder):
     writes_onnx()
     (folder / "there.onnx").touch()
@@ -167,14 +173,28 @@ def test_what_goes_wrong_is_said(export, folder):
     assert not (folder / "wrong.pb").exists()
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_what_differs_from_pytorch_takes_no_place(export, folder, name, monkeypatch):
+    writes_onnx()
+    engine = "openvino" if name.endswith(".xml") else "onnxruntime"
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    monkeypatch.setattr("mmhcgnet.cli.export.difference", lambda *_: float("nan"))
+    before = sorted(folder.iterdir())
+    result = export("classifier", "-o", name, code=2)
+    assert f"{name} was not written" in result.err and sorted(folder.iterdir()) == before
+    pair = [folder / name, folder / "model.bin"]
+    for file in pair:
+        file.write_text("a good one")
+    export("classifier", "--force", "-o", name, code=2)
+    assert [file.read_text() for file in pair] == ["a good one"] * 2
+    for file in pair:
+        file.unlink()
+
+
 def test_a_pipeline_of_another_kind(export, folder):
     writes_onnx()
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    (folder / "classifier.py").with_name("other.py").write_text(
-        CONFIGS["classifier"].replace(
-            'dict(type="CenterCrop", crop_size=64)', 'dict(type="Invert")'
-        )
-    )
+    (folder / "other.py").write_text(shapes_classifier('dict(type="Invert")'))
     (folder / "other.pth").write_bytes((folder / "classifier.pth").read_bytes())
     assert "prepares images by Invert" in export("other").out
     with pytest.raises(RuntimeFileError, match="by Invert"):

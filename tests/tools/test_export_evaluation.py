@@ -5,30 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.configs import shapes_classifier, shapes_detector
 from helpers.exported import scatter, writes_onnx
 from helpers.scripts import TOOLS
 
 from mmhcgnet.engine import build_model, load_config
-
-ROOT = Path(__file__).parents[2]
-BACKBONE = """
-        _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
-"""
-CONFIGS = dict(
-    classifier=f"""
-_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
-model = dict(backbone=dict({BACKBONE}), head=dict(in_channels=23))
-""",
-    detector=f"""
-_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
-model = dict(
-    backbone=dict({BACKBONE}out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[72, 44, 30, 23]),
-)
-""",
-)
 
 
 def metrics(path):
@@ -49,7 +30,8 @@ def test_metrics_are_the_same(warm, tmp_path, name, engine):
     kind = ["--classification"] if name == "classifier" else []
     make = "dataset_converters/make_shapes.py"
     run(make, *kind, "--images", 5, "--val-images", 12, "--size", 64)
-    (tmp_path / "config.py").write_text(CONFIGS[name])
+    config = shapes_classifier() if name == "classifier" else shapes_detector()
+    (tmp_path / "config.py").write_text(config)
     model = build_model(load_config(str(tmp_path / "config.py")))
     scatter(model)
     if name == "detector":  # a model that sees something where there is something

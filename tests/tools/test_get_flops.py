@@ -79,6 +79,7 @@ def test_mistakes_get_one_sentence(start, monkeypatch, args, sentence):
     assert line.startswith("error: ") and sentence in line
 
 
+@pytest.mark.slow(reason="counts eight networks at their real size")
 def test_the_papers_tables_have_both_columns(run, monkeypatch, tmp_path):
     """With a few rows of each table, as all of them take most of a minute."""
 

@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,9 +29,16 @@ SMALLEST_HALF = 256  # values, below which a tensor is not worth a conversion
 
 
 def write_model(
-    exported: Exported, path: str, facts: dict[str, Any], format: str = "onnx", half: bool = False
+    exported: Exported,
+    path: str,
+    facts: dict[str, Any],
+    format: str = "onnx",
+    half: bool = False,
+    check: Callable[[str], object] | None = None,
 ) -> int:
     """Write a model as ONNX, or as OpenVINO's pair of an ``.xml`` and a ``.bin``.
+
+    If anything goes wrong, an existing file stays as it is.
 
     Args:
         exported: The model.
@@ -40,6 +47,8 @@ def write_model(
         format: ``'onnx'`` or ``'openvino'``.
         half: Store weights in half precision, which halves the file. Engines compute as ever,
             unless one asks them for less.
+        check: Called with the path of the file before it moves to its place; what it raises keeps
+            the file from there.
 
     Returns:
         The number of operators in the ONNX graph.
@@ -59,14 +68,23 @@ def write_model(
     facts |= exported.facts
     text = json.dumps(facts, ensure_ascii=False)
     graph = _to_onnx(exported)
+    folder, name = os.path.split(os.path.abspath(path))
     try:
-        if format == "onnx":
-            if half:
-                _halve(graph)
-            graph.metadata_props.add(key=KEY, value=text)
-            write_atomically(path, graph.SerializeToString())
-        else:
-            _write_openvino(graph, path, text, half)
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
+            draft = os.path.join(scratch, name)
+            if format == "onnx":
+                if half:
+                    _halve(graph)
+                graph.metadata_props.add(key=KEY, value=text)
+                write_atomically(draft, graph.SerializeToString())
+            else:
+                _write_openvino(graph, draft, text, half)
+            if check is not None:
+                check(draft)
+            # The weights first: a reader who finds the graph finds its weights, too.
+            for ending in dict(onnx=[".onnx"], openvino=[".bin", ".xml"])[format]:
+                os.replace(_with_suffix(draft, ending), _with_suffix(path, ending))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return len(graph.graph.node)
@@ -153,14 +171,13 @@ def _halve(model: Any) -> None:
 def _write_openvino(graph: Any, path: str, text: str, half: bool) -> None:
     import openvino
 
-    folder = os.path.dirname(os.path.abspath(path))
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        source, target = os.path.join(scratch, "model.onnx"), os.path.join(scratch, "model.xml")
-        with open(source, "wb") as file:
-            file.write(graph.SerializeToString())
-        model = openvino.Core().read_model(source)
-        model.set_rt_info(text, KEY)
-        openvino.save_model(model, target, compress_to_fp16=half)
-        # The weights first: a reader who finds the graph finds its weights, too.
-        for suffix in (".bin", ".xml"):
-            os.replace(target[:-4] + suffix, path[:-4] + suffix)
+    source = _with_suffix(path, ".onnx")
+    with open(source, "wb") as file:
+        file.write(graph.SerializeToString())
+    model = openvino.Core().read_model(source)
+    model.set_rt_info(text, KEY)
+    openvino.save_model(model, path, compress_to_fp16=half)
+
+
+def _with_suffix(path: str, suffix: str) -> str:
+    return os.path.splitext(path)[0] + suffix

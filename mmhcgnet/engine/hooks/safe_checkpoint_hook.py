@@ -22,7 +22,7 @@ from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.checkpoints.run_lock import lock_folder
-from mmhcgnet.engine.carried_state import CARRIED, collect, restore
+from mmhcgnet.engine.carried_state import CARRIED, collect, restore, warn_of_lost_gradients
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed, not_finite
@@ -72,6 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
                 os.makedirs(self.out_dir, exist_ok=True)
             self._lock = lock_folder(self.out_dir)
         self._name_run(runner)
+        warn_of_lost_gradients(runner, self.interval, self.by_epoch)
         # A model may hold an infinity by design, as in a mask.
         buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
         self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}

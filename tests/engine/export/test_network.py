@@ -95,12 +95,17 @@ def test_fixed_shapes(tmp_path):
     exported = export_backbone(with_preprocessor(network(), to_rgb=True))
     write_model(exported, path, {})
     fixed = open_engine(path, "openvino", shapes=dict(images=images.shape))
+    each = open_engine(path, "openvino", each_shape=True)
     free = open_engine(path, "openvino")
     close(fixed(dict(images=images)).values(), free(dict(images=images)).values())
-    free(dict(images=images[:1]))
+    for number, width in ((2, 96), (1, 96), (1, 64), (2, 64), (1, 70), (2, 96)):
+        part = dict(images=images[:number, :, :width])
+        close(each(part).values(), free(part).values())
+        assert len(each._models) <= 4
     with pytest.raises(RuntimeError):
         fixed(dict(images=images[:1]))
     del fixed
+    del each
     del free
     child = os.fork()
     if not child:  # a signal finds a stack that is still there

@@ -170,6 +170,46 @@ def test_a_killed_worker_ends_a_run_that_is_saved(tmp_path):
     assert_goes_on_exactly(tmp_path, tmp_path / "parts", workers=0)
 
 
+class Hangs(Numbers):
+    """In the second epoch a worker does not come back from its third image."""
+
+    def __init__(self, epoch):
+        self.epoch, self.loaded = epoch, 0
+
+    def __getitem__(self, index):
+        self.loaded += self.epoch.exists()
+        if self.loaded == 3:
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+def test_a_loader_that_times_out_ends_a_run_that_is_saved(tmp_path):
+    epoch = tmp_path / "epoch"
+    at = At("before_train_epoch", lambda runner: epoch.touch(), epoch=1)
+    options = dict(workers=1, loader=dict(timeout=2), data=Hangs(epoch))
+    with pytest.raises(RuntimeError, match="DataLoader timed out after 2 seconds"):
+        run(tmp_path / "parts", at, **options)
+    assert files(tmp_path / "parts")[-1] == "interrupted_iter_5.pth"
+    assert_goes_on_exactly(tmp_path, tmp_path / "parts")
+
+
+@pytest.mark.parametrize("stage", ["before_train_iter", "after_train_epoch"])
+def test_a_scheduler_may_repeat_its_signal_at_any_time(tmp_path, monkeypatch, stage):
+    now = [100.0]
+    monkeypatch.setattr("mmhcgnet.engine.hooks.interrupt_hook.time.monotonic", lambda: now[0])
+
+    def repeat(runner):
+        for _ in range(3):
+            interrupt(signal.SIGTERM)(runner)
+            now[0] += 10
+
+    when = dict(iter=5) if stage == "before_train_iter" else dict(epoch=1)
+    assert interrupted(tmp_path / "parts", At(stage, repeat, **when)) == 143
+    last = "interrupted_iter_6.pth" if stage == "before_train_iter" else "epoch_2.pth"
+    assert files(tmp_path / "parts")[-1] == last
+    assert_goes_on_exactly(tmp_path, tmp_path / "parts")
+
+
 class Breaks(Scores):
     """Cannot compute its metric in the second validation."""
 

@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 
 import mmhcgnet.engine.hooks.safe_checkpoint_hook as saving
 from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints.durable_files import _host
 from mmhcgnet.checkpoints.newest import find_newest
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
@@ -329,7 +330,7 @@ def test_odd_values_in_the_hub_name_no_files(tmp_path, value):
 def test_what_a_killed_run_was_writing_is_removed_at_the_next_start(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    (tmp_path / f".epoch_1.pth.{dead.pid}.mmhcgnet.tmp").write_bytes(b"PK")
+    (tmp_path / f".epoch_1.pth.{_host()}.{dead.pid}.mmhcgnet.tmp").write_bytes(b"PK")
     run(tmp_path, loop=dict(type=ResumableEpochLoop, max_epochs=1))
     assert not files(tmp_path, ".*.tmp")
 

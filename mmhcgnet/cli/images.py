@@ -1,0 +1,270 @@
+"""Images and videos in, annotated ones and predictions out."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from mmhcgnet.checkpoints import use_safe_loader
+from mmhcgnet.engine.configs import CONFIG_SUFFIXES, load_config
+from mmhcgnet.engine.inference import TorchPredictor
+from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean, readable
+from mmhcgnet.model_index import shipped_path
+from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
+from mmhcgnet_runtime.drawing import name_of
+from mmhcgnet_runtime.images import read
+
+from .progress import leave_out_noise
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+_VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+_EXPORTED = (".onnx", ".xml")
+
+
+def open_predictor(
+    model: str, checkpoint: str | None, device: str, engine: str | None
+) -> TorchPredictor | Predictor:
+    """Open a config with its checkpoint, or an exported model.
+
+    Args:
+        model: A config or the name of one that is shipped, or a file of
+            ``tools/deployment/export.py``.
+        checkpoint: The weights of the config.
+        device: Where PyTorch computes.
+        engine: What runs an exported model; by default what is installed.
+
+    Raises:
+        UsageError: If they do not go together, or cannot be used.
+    """
+    if model.endswith(_EXPORTED):
+        if checkpoint:
+            raise UsageError(f"{model} holds its weights: leave the checkpoint out.")
+        try:
+            return Predictor(model, engine)
+        except (FileNotFoundError, RuntimeFileError) as error:
+            raise UsageError(str(error)) from error
+    if engine:
+        raise UsageError(f"{engine} runs exported models: name one, as .onnx or .xml.")
+    config = _config_of(model)
+    if checkpoint is None:
+        raise UsageError(f"{model} is a config and has no weights: name a checkpoint after it.")
+    use_safe_loader()
+    cfg = load_config(config)
+    leave_out_noise(cfg)
+    return TorchPredictor(cfg, checkpoint, device)
+
+
+def _config_of(model: str) -> str:
+    if model.endswith(CONFIG_SUFFIXES):
+        return model
+    paths = {path.stem: str(path) for path in shipped_path("configs").rglob("*.py")}
+    if model not in paths:
+        hint = did_you_mean(model, paths)
+        raise UsageError(f"{model} is no config, exported model or name of a config{hint}.")
+    return paths[model]
+
+
+def is_video(source: str) -> bool:
+    """Whether a path names a video, by its suffix."""
+    return source.lower().endswith(_VIDEOS) and not os.path.isdir(source)
+
+
+def find_images(source: str) -> list[Path]:
+    """Find the images that a file, a folder or a pattern names.
+
+    A folder gives the images in it and below, by suffix. Files that are named, by themselves or by
+    a pattern, may have any.
+
+    Raises:
+        MissingFileError: If it names nothing.
+    """
+    path = Path(os.path.expanduser(source))
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+        if not found:
+            raise MissingFileError(f"The folder {source} has no images ({', '.join(IMAGES)}).")
+        return found
+    if path.exists():
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    found = [file for file in found if file.is_file()]
+    if not found:
+        raise MissingFileError(f"{source} names no file, folder or pattern of files that exist.")
+    return found
+
+
+def predict_images(
+    predictor: Any, files: Sequence[Path], out: Path, threshold: float, batch_size: int
+) -> list[Path]:
+    """Draw the predictions for images, and write them as JSON.
+
+    Args:
+        predictor: What :func:`open_predictor` returns.
+        files: The images.
+        out: Folder for ``predictions.json`` and the drawn images, which have the images' names,
+            below the folder that all have in common.
+        threshold: Objects with a lower score are not drawn; the JSON has all.
+        batch_size: Images at once.
+
+    Returns:
+        The files that could not be read; each is named on stderr, and skipped.
+    """
+    common = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+    failed, records, drawn_at = [], [], set()
+    progress = _Progress(len(files), "images")
+    for batch in _batches(enumerate(files, 1), batch_size):
+        images = {}
+        for number, file in batch:
+            try:
+                images[number, file] = read(file)
+            except (OSError, RuntimeFileError, ValueError) as error:
+                failed.append(file)
+                print(f"skipped: {readable(str(error))}", file=sys.stderr, flush=True)
+        results = _predict(predictor, list(images.values()), batch_size)
+        for ((number, file), image), result in zip(images.items(), results, strict=True):
+            path = out / Path(os.path.abspath(file)).relative_to(common).with_suffix(".png")
+            if path in drawn_at:  # as of a.jpg and a.png
+                path = path.with_name(f"{file.name}.png")
+            drawn_at.add(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drawn = draw(image, result, predictor.classes, threshold)
+            Image.fromarray(drawn).save(path)
+            records += _records(result, predictor.classes, number, str(file))
+        progress.advance(len(batch))
+    progress.end()
+    _write(out, records)
+    return failed
+
+
+def predict_video(predictor: Any, source: str, out: Path, threshold: float, batch_size: int) -> int:
+    """Draw the predictions for the frames of a video, and write them as JSON.
+
+    Args:
+        predictor: As in :func:`predict_images`, and so are the others.
+        source: The video.
+        out: Folder for ``predictions.json`` and the drawn video, ``.mp4`` with the video's name;
+            in the JSON, the first frame is image 1.
+        threshold: Objects with a lower score are not drawn.
+        batch_size: Frames at once.
+
+    Returns:
+        How many frames there were.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    video = cv2.VideoCapture(os.path.expanduser(source))
+    rate = video.get(cv2.CAP_PROP_FPS) or 25
+    progress = _Progress(max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))), "frames")
+    records, writer, number = [], None, 0
+    out.mkdir(parents=True, exist_ok=True)
+    for batch in _batches(_frames(video), batch_size):
+        for image, result in zip(batch, _predict(predictor, batch, batch_size), strict=True):
+            number += 1
+            drawn = draw(image, result, predictor.classes, threshold)
+            if writer is None:
+                size = drawn.shape[1] // 2 * 2, drawn.shape[0] // 2 * 2  # what codecs take
+                path = str(out / Path(source).with_suffix(".mp4").name)
+                writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            writer.write(np.ascontiguousarray(drawn[: size[1], : size[0], ::-1]))
+            records += _records(result, predictor.classes, number, source)
+        progress.advance(len(batch))
+    video.release()
+    if writer is None:
+        raise UsageError(f"The video {source} cannot be read: it has no frames that OpenCV knows.")
+    writer.release()
+    progress.end()
+    _write(out, records)
+    return number
+
+
+def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    while True:
+        found, frame = video.read()
+        if not found:
+            return
+        yield np.ascontiguousarray(frame[..., ::-1])
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _predict(predictor: Any, images: list[np.ndarray], batch_size: int) -> list[dict[str, Any]]:
+    """Images of one size at once where a classifier refuses others."""
+    try:
+        return predictor(images, batch_size=batch_size) if images else []
+    except RuntimeFileError:
+        return [predictor(image) for image in images]
+
+
+def _records(
+    result: dict[str, Any], classes: Sequence[str], number: int, file: str
+) -> list[dict[str, Any]]:
+    """What COCO's results format has of an image, and the names of file and class."""
+    source = dict(image_id=number, file_name=file)
+    if "boxes" not in result:
+        label = result["label"]
+        score = float(result["scores"][label])
+        return [dict(source, label=label, name=name_of(label, classes), score=score)]
+    records = []
+    for i, (x1, y1, x2, y2) in enumerate(np.asarray(result["boxes"], float)):
+        label = int(result["labels"][i])
+        record = dict(
+            source,
+            category_id=label + 1,
+            category_name=name_of(label, classes),
+            bbox=[x1, y1, x2 - x1, y2 - y1],
+            score=float(result["scores"][i]),
+        )
+        if "masks" in result:
+            mask = rle.encode(np.asfortranarray(result["masks"][i], dtype=np.uint8))
+            record["segmentation"] = dict(mask, counts=mask["counts"].decode())
+        records.append(record)
+    return records
+
+
+def _write(out: Path, records: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "predictions.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+class _Progress:
+    """Says how far the work is and how long it will take, every few seconds."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what = total, what
+        self._done, self._start = 0, time.monotonic()
+        self._said = self._start
+
+    def advance(self, number: int) -> None:
+        self._done += number
+        now = time.monotonic()
+        if now - self._said < 2 or self._done >= self._total > 0:
+            return
+        self._said = now
+        left = (now - self._start) / self._done * (self._total - self._done)
+        rest = f" of {self._total}, {left:.0f} s left" if self._total else ""
+        print(f"{self._what}: {self._done}{rest}", flush=True)
+
+    def end(self) -> None:
+        seconds = time.monotonic() - self._start
+        print(f"{self._what}: {self._done} in {seconds:.1f} s", flush=True)

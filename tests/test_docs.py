@@ -1,0 +1,77 @@
+"""What the documentation names exists: scripts, configs, files that it links to."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+CONFIGS = {path.stem for path in (ROOT / "configs").rglob("*.py")}
+
+
+def site():
+    """mkdocs.yml without the tags that are Python's."""
+    return yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+def pages_of(nav):
+    for entry in nav:
+        for value in entry.values():
+            yield from pages_of(value) if isinstance(value, list) else [value]
+
+
+def test_every_page_is_in_the_navigation():
+    assert sorted(pages_of(site()["nav"])) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_exists(page):
+    text = page.read_text(encoding="utf-8")
+    for script in re.findall(
+        r"(?:python |^)((?:tools|demo|benchmarks)/[\w/]+\.(?:py|sh))", text, re.M
+    ):
+        assert (ROOT / script).is_file(), script
+    for config in re.findall(r"\bconfigs/[\w/.-]+?\.py", text):
+        assert (ROOT / config).is_file(), config
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_paper_page_names_configs_that_exist():
+    text = (ROOT / "docs/reproduce.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:hcgnet|mask-rcnn)[\w-]+)`", text))
+    assert len(named) >= 6 and named <= CONFIGS, named - CONFIGS
+
+
+def test_the_api_page_names_what_is_exported():
+    import mmhcgnet
+
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    names = [line.split(".")[-1] for line in re.findall(r"^::: (\S+)", text, re.M)]
+    assert set(mmhcgnet.__all__) - {"__version__"} <= set(names)
+    for path in re.findall(r"^::: (\S+)", text, re.M):
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+
+
+@pytest.fixture
+def hooks():
+    path = ROOT / "tools/misc/site_hooks.py"
+    spec = importlib.util.spec_from_file_location("site_hooks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_that_leave_the_site(hooks):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="speed.md"))
+    text = "[a](safety.md), [README](../README.md#test), [b](https://x.org), ![c](smg.svg)"
+    assert hooks.on_page_markdown(text, page) == (
+        "[a](safety.md), README (`README.md`), [b](https://x.org), ![c](smg.svg)"
+    )
+    with pytest.raises(FileNotFoundError, match=r"speed\.md links to gone\.md"):
+        hooks.on_page_markdown("[x](../gone.md)", page)
