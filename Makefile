@@ -63,7 +63,7 @@ bench: setup
 
 # Each ends with a line that says what it has found, and with an error if anything got through.
 campaigns: setup
-	@for name in kills signals damage payloads data_faults properties sweep; do \
+	@for name in kills signals damage payloads data_faults properties methods sweep; do \
 	  echo "== $$name"; $(VENV_PYTHON) -m campaigns.$$name || exit 1; done
 
 # Linters and builders need no PyTorch: an environment of seconds.

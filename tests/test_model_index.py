@@ -31,10 +31,15 @@ CONFIGS = {
 INDEX = load(str(ROOT / "model-index.yml"))
 MODELS = {model.name: model for model in INDEX.models}
 CLASSIFIERS = [name for name in MODELS if name.startswith("hcgnet-")]
-TRAINING_DATA = dict(
-    cifar10="CIFAR-10", cifar100="CIFAR-100", in1k="ImageNet-1k", coco="COCO", shapes="shapes"
-)
-TRAINING_DATA["cifar10-folders"] = "CIFAR-10"
+TRAINING_DATA = {
+    "cifar10": "CIFAR-10",
+    "cifar10-folders": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "in1k": "ImageNet-1k",
+    "coco": "COCO",
+    "shapes": "shapes",
+}
+METHODS = sorted(path.parent.name for path in (ROOT / "configs").glob("*/metafile.yml"))
 
 
 @functools.cache
@@ -52,13 +57,15 @@ def test_every_config_has_an_entry_and_every_entry_a_config():
     assert INDEX.check(silent=True) == []
 
 
-def test_classifiers_and_detectors_have_files_of_their_own():
-    for method, scope in (("hcgnet", "mmpretrain"), ("mask_rcnn", "mmdet")):
-        names = {model.name for model in load(str(ROOT / f"configs/{method}/metafile.yml")).models}
-        assert names == {name for name in CONFIGS if read(name).default_scope == scope}
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_metafile_has_the_configs_of_its_folder(method):
+    names = {model.name for model in load(str(ROOT / f"configs/{method}/metafile.yml")).models}
+    flagship = {"mask-rcnn_hcgnet-b_fpn_1x_coco"} if method == "mask_rcnn" else set()
+    own = {path.stem for path in (ROOT / "configs" / method).glob("*.py")}
+    assert names == own | flagship
 
 
-@pytest.mark.parametrize("method", ["hcgnet", "mask_rcnn"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_readme_of_a_method_lists_its_configs_with_the_numbers_of_the_index(method):
     """A config that is the released program's stands beside the paper's, by name alone."""
     lines = (ROOT / f"configs/{method}/README.md").read_text().splitlines()
@@ -72,7 +79,11 @@ def test_the_readme_of_a_method_lists_its_configs_with_the_numbers_of_the_index(
         metadata = models[name].metadata
         assert (ROOT / "configs" / method / link).resolve() == CONFIGS[name].resolve()
         assert params.strip() == f"{metadata.parameters / 1e6:.2f} M"
-        assert multiply_adds.strip() == f"{metadata.flops / 1e9:.2f} G"
+        flops = "–" if metadata.flops is None else f"{metadata.flops / 1e9:.2f} G"
+        assert multiply_adds.strip() == flops
+        if method not in ("hcgnet", "mask_rcnn"):  # nobody has published results
+            assert not results
+            continue
         found = {}
         for result in models[name].results or []:
             found |= result.metrics
@@ -97,19 +108,31 @@ def count_once(cfg):
     model["train_cfg"] = None
     for key in ("init_cfg", "frozen_stages", "norm_eval", "dropblock"):
         model["backbone"].pop(key, None)
-    if cfg.default_scope == "mmpretrain":
+    if model["type"] == "ImageClassifier":
         model["head"].pop("loss", None)
         model["neck"] = dict(type="GlobalAveragePooling")
     text = json.dumps(dict(default_scope=cfg.default_scope, model=model), sort_keys=True)
     return count(text, complexity.input_shape(cfg))
 
 
-@pytest.mark.parametrize("name", MODELS)
+slow = pytest.mark.slow(reason="counts what PyTorch cannot without computing, on a large image")
+TRANSFORMERS = ("deformable-detr", "dino", "mask2former")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=slow) if n.startswith(TRANSFORMERS) else n for n in MODELS],
+)
 def test_the_numbers_are_those_of_the_config(name):
     cfg, metadata = read(name), MODELS[name].metadata
-    counted = count_once(cfg)
-    assert (metadata.parameters, metadata.flops) == (counted.params, counted.multiply_adds)
-    assert metadata.epochs == cfg.train_cfg.max_epochs
+    if name.startswith("simsiam"):  # which has no test, and so no image to count for
+        params = sum(parameter.numel() for parameter in build_model(cfg).parameters())
+        assert (metadata.parameters, metadata.flops) == (params, None)
+    else:
+        counted = count_once(cfg)
+        assert (metadata.parameters, metadata.flops) == (counted.params, counted.multiply_adds)
+    length = (metadata.epochs, metadata.data.get("Iterations"))
+    assert length == (cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters"))
     assert metadata.batch_size == cfg.auto_scale_lr.base_batch_size
     data = next(data for data in TRAINING_DATA if name.removesuffix("_v1").endswith(f"_{data}"))
     assert metadata.training_data == TRAINING_DATA[data]
