@@ -469,6 +469,24 @@ def test_a_work_directory_where_nothing_can_be_written(tmp_path, kind):
         claim_work_dir(Config(dict(work_dir=f"{tmp_path}/{path}")), training=True)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
+def test_a_work_directory_that_is_read_only():
+    with pytest.raises(UsageError, match="Nothing can be written to the work directory /proc/new"):
+        claim_work_dir(Config(dict(work_dir="/proc/new")), training=True)
+
+
+def test_a_work_directory_that_takes_no_more(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits are Unix's")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))  # as with a disk that is full
+    try:
+        with pytest.raises(UsageError, match="Nothing can be written .*: free some space"):
+            claim_work_dir(Config(dict(work_dir=str(tmp_path))), training=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_training_claims_its_folder_and_a_test_does_not(tmp_path):
     cfg = Config(dict(work_dir=f"{tmp_path}/new"))
     with claim_work_dir(cfg, training=True):

@@ -1,16 +1,21 @@
 """The scripts as a user starts them."""
 
 import json
+import os
 import pickle
 import re
+import signal
 import socket
 import sys
+import time
 
 import numpy as np
 import pytest
 from helpers.processes import run_torchrun
 from helpers.scripts import TOOLS, run_new
 from PIL import Image
+
+from mmhcgnet import cli
 
 CHECKPOINT = "work_dirs/classifier/epoch_1.pth"
 CLASSES = ("dark", "light")
@@ -163,6 +168,16 @@ def test_a_mistake_is_found_before_anything_is_built(command, sentence, folder, 
     monkeypatch.delenv("RANK", raising=False)
     (line,) = start(name, *args, code=2).err.splitlines()
     assert re.match(f"error: .*{sentence}", line)
+
+
+def test_ctrl_c_while_data_is_checked_ends_with_one_word(folder, monkeypatch, start):
+    def check(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # in which Python raises
+
+    monkeypatch.setattr(cli, "check_data", check)
+    monkeypatch.chdir(folder)
+    assert start("train.py", "classifier.py", code=130).err == "Interrupted.\n"
 
 
 def test_two_processes_train_on_a_cpu(trained, folder):
