@@ -1,8 +1,8 @@
 """HCGNet in a form for export: the plain form in fewer operators, equal up to rounding.
 
 Engines fold norms into convolutions and fuse activations by themselves, so that the deployed form
-gains nothing there, and in ONNX Runtime it is the slowest: its clamps, padded channels and
-products by hand are what PyTorch is quick at, and engines cannot fuse. What they cannot do is to
+gains nothing there: its clamps, padded channels and products by hand are what PyTorch is quick at.
+What they cannot do is to
 see through computed shapes and through fully connected layers on maps of one position. So here the
 pooling by attention is one product of matrices between reshapes by constants, that of the branches
 in the order in which OpenVINO keeps maps, the layers of the gates are 1x1 convolutions, and the
