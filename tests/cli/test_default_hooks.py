@@ -40,7 +40,8 @@ def test_our_configs_need_nothing_more(path):
     set_guards(guarded)
     assert guarded.to_dict() == cfg.to_dict()
     assert set(types(cfg)) >= GUARDS
-    assert cfg.train_cfg.type == "mmhcgnet.ResumableEpochLoop"
+    loop = "Iter" if "max_iters" in cfg.train_cfg else "Epoch"
+    assert cfg.train_cfg.type == f"mmhcgnet.Resumable{loop}Loop"
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_an_adapted_config_trains(start, warm, tmp_path):
     )  # fmt: skip
     log = result.out + result.err
     assert result.code == 0, log[-3000:]
-    assert "Epoch(train) [1][2/2]" in log and "HCGNet" in log
+    assert "Epoch(train) [1][2/2]" in log
+    assert "mmhcgnet.HCGNet" in (tmp_path / "run/my_config.py").read_text()
 
 
 @pytest.mark.parametrize(
