@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
@@ -80,8 +81,6 @@ class TorchPredictor:
         return results if several else results[0]
 
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
-        import torch
-
         samples = [self._prepare(image) for image in images]
         with torch.no_grad(), DefaultScope.overwrite_default_scope(self._scope):
             return [_describe(found) for found in self._model.test_step(pseudo_collate(samples))]

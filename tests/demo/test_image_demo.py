@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers.configs import shapes_classifier, shapes_detector
 from helpers.exported import scatter, writes_onnx
 from mmdet.apis import DetInferencer
 from mmpretrain import ImageClassificationInferencer
@@ -18,24 +19,7 @@ from mmhcgnet.engine.inference import TorchPredictor
 
 ROOT = Path(__file__).parents[2]
 DEMO = "../demo/image_demo.py"
-BACKBONE = """
-        _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch=dict(depths=[1] * 4, growth_rates=[8] * 4),
-"""
-CONFIGS = dict(
-    classifier=f"""
-_base_ = "{ROOT}/configs/hcgnet/hcgnet-b_1xb32-cosine-4e_shapes.py"
-model = dict(backbone=dict({BACKBONE}), head=dict(in_channels=23))
-""",
-    detector=f"""
-_base_ = "{ROOT}/configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
-model = dict(
-    backbone=dict({BACKBONE}out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[72, 44, 30, 23]),
-)
-""",
-)
+CONFIGS = dict(classifier=shapes_classifier(), detector=shapes_detector())
 
 
 @pytest.fixture(scope="module")
