@@ -9,7 +9,8 @@ A model is named ``NAME[:WORD ...]``. The name is one of
 
 A word is ``KEY=VALUE``, an argument of the model or a setting of the config, or one of these:
 ``plain``, HCGNet trained layer by layer; ``with_cp``, recomputing in the backward pass;
-``nchw``, in PyTorch's default memory format; ``deploy``, folded for inference; ``compile``, by ``torch.compile`` without a graph break;
+``nchw``, in PyTorch's default memory format; ``deploy``, folded for inference; ``compile``, by
+``torch.compile`` without a graph break;
 ``backbone``, that of a config alone; ``onnxruntime`` or ``openvino``, exported and run there: of a
 detector with all from bytes to masks, of others what the network itself does.
 """
