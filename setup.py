@@ -74,6 +74,7 @@ setup(
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),
         "deploy": requirements("deploy"),
+        "demo": requirements("demo"),
         "safetensors": requirements("safetensors"),
         "tests": requirements("tests"),
     },
