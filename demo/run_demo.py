@@ -61,7 +61,8 @@ def save_pictures(results: Path, folder: Path, threshold: float) -> int:
     names = [coco.cats[cat]["name"] for cat in labels]
     with open(results, "rb") as file:
         predictions = pickle.load(file)  # written by this demo a moment ago
-    chosen = choose({p["img_id"]: image_ap(coco, p) for p in predictions})
+    with_objects = [p for p in predictions if coco.imgToAnns[p["img_id"]]]
+    chosen = choose({p["img_id"]: image_ap(coco, p) for p in with_objects})
     overview = {}
     for prediction in predictions:
         info = coco.imgs[prediction["img_id"]]
@@ -101,7 +102,7 @@ def beside(*images: np.ndarray, gap: int = 6) -> np.ndarray:
 
 
 def image_ap(coco: COCO, prediction: dict[str, Any]) -> float:
-    """Compute COCO's AP of boxes from one image alone, from 0 to 1."""
+    """Compute COCO's AP of boxes from one image with objects alone, from 0 to 1."""
     found = prediction["pred_instances"]
     boxes = found["bboxes"].numpy().astype(float)
     boxes[:, 2:] -= boxes[:, :2]
