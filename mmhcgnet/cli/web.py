@@ -383,8 +383,7 @@ def build_page(callbacks: Callbacks) -> gr.Blocks:
                 )  # fmt: skip
                 threshold = gr.Slider(
                     0, 1, value=0.3, step=0.01, label="Score threshold", elem_id="threshold",
-                    info="Objects below it are not drawn. Of a classifier, the five best classes "
-                    "are.",
+                    info="Objects below it are hidden.",
                 )  # fmt: skip
                 gates = gr.Checkbox(
                     label="Show where the gates look", elem_id="gates",
