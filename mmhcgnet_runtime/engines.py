@@ -111,19 +111,21 @@ class OnnxRuntime:
         import onnxruntime
 
         chosen = list(providers or ["CPUExecutionProvider"])
+        names = [name if isinstance(name, str) else name[0] for name in chosen]
         there = onnxruntime.get_available_providers()
-        for provider in chosen:
-            name = provider if isinstance(provider, str) else provider[0]
-            if name not in there:  # it would take another one
-                raise RuntimeFileError(
-                    f"ONNX Runtime has no {name} here, but {', '.join(there)}: choose one of "
-                    "these, or install a build that has it, such as onnxruntime-gpu."
-                )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(path, options, providers=chosen)
+        if set(names) <= set(there):
+            self._session = onnxruntime.InferenceSession(path, options, providers=chosen)
+            there = self._session.get_providers()  # without those whose libraries are missing
+        lacking = [name for name in names if name not in there]
+        if lacking:  # ONNX Runtime would take another one
+            raise RuntimeFileError(
+                f"ONNX Runtime has no {lacking[0]} here, but {', '.join(there)}: choose one of "
+                "these, or install a build that has it, such as onnxruntime-gpu, and its libraries."
+            )
         self.facts = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}"))
         self._names = [node.name for node in self._session.get_outputs()]
 

@@ -128,7 +128,7 @@ def doubles(engine):
     return engine(dict(images=np.array([1, 2], np.float32)))["scores"].tolist() == [2, 4]
 
 
-def test_providers_are_those_of_onnx_runtime(doubling):
+def test_providers_are_those_of_onnx_runtime(doubling, monkeypatch):
     runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     for providers in (
         runtime.get_available_providers(),
@@ -139,6 +139,12 @@ def test_providers_are_those_of_onnx_runtime(doubling):
         assert engine._session.get_providers() == names and doubles(engine)
     with pytest.raises(RuntimeFileError, match="has no MoonExecutionProvider here, but .*CPU"):
         Predictor(doubling, providers=["MoonExecutionProvider", "CPUExecutionProvider"])
+    # One whose libraries are missing is said to be there, and is left out of the session.
+    there = ["CUDAExecutionProvider", *runtime.get_available_providers()]
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: there)
+    if "CUDAExecutionProvider" not in there[1:]:
+        with pytest.raises(RuntimeFileError, match="has no CUDAExecutionProvider here, but .*CPU"):
+            open_engine(doubling, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(RuntimeFileError, match="choose one"):
         open_engine(doubling, "openvino", providers=["CPUExecutionProvider"])
 
