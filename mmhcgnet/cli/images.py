@@ -20,7 +20,7 @@ from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES, load_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean, readable
-from mmhcgnet.model_index import shipped_path
+from mmhcgnet.paths import shipped_path
 from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
