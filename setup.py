@@ -74,6 +74,7 @@ setup(
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),
         "deploy": requirements("deploy"),
+        "demo": requirements("demo"),
         "tests": requirements("tests"),
     },
     cmdclass={"build_py": BuildWithMim},

@@ -29,7 +29,7 @@ from .progress import leave_out_noise
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-_EXPORTED = (".onnx", ".xml")
+EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 
 def open_predictor(
@@ -47,7 +47,7 @@ def open_predictor(
     Raises:
         UsageError: If they do not go together, or cannot be used.
     """
-    if model.endswith(_EXPORTED):
+    if model.endswith(EXPORTED):
         if checkpoint:
             raise UsageError(f"{model} holds its weights: leave the checkpoint out.")
         try:
@@ -56,7 +56,7 @@ def open_predictor(
             raise UsageError(str(error)) from error
     if engine:
         raise UsageError(f"{engine} runs exported models: name one, as .onnx or .xml.")
-    config = _config_of(model)
+    config = find_config(model)
     if checkpoint is None:
         raise UsageError(f"{model} is a config and has no weights: name a checkpoint after it.")
     use_safe_loader()
@@ -65,7 +65,12 @@ def open_predictor(
     return TorchPredictor(cfg, checkpoint, device)
 
 
-def _config_of(model: str) -> str:
+def find_config(model: str) -> str:
+    """The path of a config that is named by its path, or by its name if it is shipped.
+
+    Raises:
+        UsageError: If there is no shipped config of this name.
+    """
     if model.endswith(CONFIG_SUFFIXES):
         return model
     paths = {path.stem: str(path) for path in shipped_path("configs").rglob("*.py")}

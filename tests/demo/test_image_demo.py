@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.configs import shapes_classifier, shapes_detector
 from helpers.exported import scatter, writes_onnx
+from helpers.networks import write_networks
 from mmdet.apis import DetInferencer
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
@@ -19,23 +19,13 @@ from mmhcgnet.engine.inference import TorchPredictor
 
 ROOT = Path(__file__).parents[2]
 DEMO = "../demo/image_demo.py"
-CONFIGS = dict(classifier=shapes_classifier(), detector=shapes_detector())
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a config and a checkpoint of each kind, and images."""
     folder = tmp_path_factory.mktemp("demo")
-    torch.manual_seed(0)
-    for name, text in CONFIGS.items():
-        (folder / f"{name}.py").write_text(text)
-        model = build_model(load_config(str(folder / f"{name}.py")))
-        scatter(model)
-        if name == "detector":
-            with torch.no_grad():
-                model.roi_head.bbox_head.fc_cls.bias[-1] = -3
-        meta = dict(dataset_meta=dict(classes=list("abcde")))
-        torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / f"{name}.pth")
+    write_networks(folder)
     generator = np.random.default_rng(0)
     for name, size in {"a.png": (60, 80), "b.jpg": (90, 70), "more/a.png": (64, 64)}.items():
         path = folder / "images" / name
