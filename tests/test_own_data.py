@@ -67,9 +67,9 @@ def test_classification(start, place):
         shutil.copytree(place / "shapes/train" / name, place / "data/classes/train" / name)
     text = block("classification")
     text = few_classes(text, '"cat", "frog", "ship"', '"cross", "ellipse", "star"')
-    (place / "my_classes.py").write_text(
-        text + f"model['backbone'] = dict(arch=dict(_delete_=True, **{TINY}))\nmodel['head']['in_channels'] = 23\n"
-    )
+    text += f"model['backbone'] = dict(arch=dict(_delete_=True, **{TINY}))\n"
+    text += "model['head']['in_channels'] = 23\n"
+    (place / "my_classes.py").write_text(text)
     start("dataset_converters/split_folders.py", "data/classes", code=0)
     assert "faults to fix: 0" in start("misc/check_data.py", "my_classes.py", code=0).out
     start("train.py", "my_classes.py", "--cfg-options", "train_cfg.max_epochs=1", code=0)

@@ -50,6 +50,14 @@ def test_what_a_command_line_names(work, tmp_path):
     assert "ONNX Runtime" not in found["b.xml"].engines
 
 
+def test_the_networks_that_ship(work):
+    small = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+    assert small in web.find_networks([])
+    assert list(web.find_networks([small])) == [small]
+    pair = [small, str(work / "detector.pth")]
+    assert list(web.find_networks(pair)) == [f"{small}, detector.pth"]
+
+
 def test_the_folder_of_a_training(work, tmp_path):
     for name in ("config.py", "epoch_1.pth", "epoch_2.pth", "epoch_10.pth"):
         (tmp_path / name).touch()
@@ -63,7 +71,6 @@ def test_the_folder_of_a_training(work, tmp_path):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ([], "Name a network"),
         (["EMPTY"], "has neither exported models nor a config"),
         (["hcgnet-b_1xb32-cosine-4e_shapes"], "name a checkpoint after it"),
         (
@@ -73,7 +80,7 @@ def test_the_folder_of_a_training(work, tmp_path):
         (["hcgnet-b_1xb32-cosine-4e_shapes", "none.pth"], "none.pth does not exist"),
         (["none.onnx"], "none.onnx does not exist"),
     ],
-    ids=["nothing", "folder", "weights", "name", "checkpoint", "file"],
+    ids=["folder", "weights", "name", "checkpoint", "file"],
 )
 def test_a_command_line_with_a_mistake(words, sentence, tmp_path):
     with pytest.raises(UsageError, match=sentence):
