@@ -1,9 +1,9 @@
 """Serve a page that shows what networks find in an image that is dropped on it.
 
 Each MODEL is a config, or the name of one that is shipped, with its checkpoint after it; an
-exported file (.onnx, .xml); or a folder, with exported files or of a training. The page takes
-images of up to 20 MB and 50 million pixels. It loads nothing from other machines and sends nothing
-to them.
+exported file (.onnx, .xml); or a folder, with exported files or of a training. Without any, the
+page offers the networks that ship. It takes images of up to 20 MB and 50 million pixels, loads
+nothing from other machines and sends nothing to them.
 """
 
 import argparse
@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", metavar="MODEL", nargs="+")
+    parser.add_argument("models", metavar="MODEL", nargs="*")
     parser.add_argument("--device", default="cpu", help="of PyTorch: cpu, cuda, … (default: cpu)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)"

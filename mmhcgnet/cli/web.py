@@ -24,6 +24,7 @@ from mmhcgnet.checkpoints.newest import POINTER
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, ReadableError, UsageError, readable
+from mmhcgnet.paths import shipped_configs, shipped_weights
 from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
@@ -81,7 +82,9 @@ class Network:
         ]
         self.engines = installed
         if checkpoint:
-            self.name = f"{Path(model).stem}, {Path(checkpoint).name}"
+            self.name = Path(model).stem
+            if Path(checkpoint).stem != self.name:  # as of one that ships
+                self.name += f", {Path(checkpoint).name}"
             self.engines = [TORCH, *(installed if find_spec("onnx") else [])]
 
     def open(self, engine: str, folder: str) -> TorchPredictor | Predictor:
@@ -120,8 +123,9 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
 
     Args:
         words: Exported files; configs, by path or by the name of a shipped one, each with its
-            checkpoint after it; and folders with exported files or the work directory of a
-            training, of which the newest checkpoint is taken.
+            checkpoint after it, which one that ships with its weights does not need; and folders
+            with exported files or of a training, of which the newest checkpoint is taken. Without
+            any, what ships with its weights.
         device: Where PyTorch computes.
 
     Returns:
@@ -132,17 +136,20 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
         UsageError: If there is none, or a config has no checkpoint.
     """
     pairs: list[tuple[str, str | None]] = []
-    rest = list(words)
+    rest = list(words) or [name for name in shipped_configs() if shipped_weights(name)]
     while rest:
         word = rest.pop(0)
         if os.path.isdir(word):
             pairs += _networks_in(word)
         elif word.endswith(EXPORTED):
             pairs.append((word, None))
+        elif (weights := shipped_weights(word)) and not (rest and _is_checkpoint(rest[0])):
+            pairs.append((find_config(word), str(weights)))
         elif not rest:
             raise UsageError(f"{word} is a config and has no weights: name a checkpoint after it.")
         else:
-            pairs.append((find_config(word), rest.pop(0)))
+            checkpoint = rest.pop(0)
+            pairs.append((find_config(word), str(shipped_weights(checkpoint) or checkpoint)))
     if not pairs:
         raise UsageError("Name a network: CONFIG CHECKPOINT, MODEL.onnx, or a folder with one.")
     networks: dict[str, Network] = {}
@@ -152,6 +159,10 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
             network.name = ", ".join(filter(None, (model, checkpoint)))
         networks[network.name] = network
     return networks
+
+
+def _is_checkpoint(word: str) -> bool:
+    return os.path.isfile(word) and not word.endswith((*EXPORTED, *CONFIG_SUFFIXES))
 
 
 def _networks_in(folder: str) -> list[tuple[str, str | None]]:

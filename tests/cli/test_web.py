@@ -14,7 +14,7 @@ from mmhcgnet.cli import web
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime import draw
 
-CLASSIFIER, DETECTOR = "classifier, classifier.pth", "detector, detector.pth"
+CLASSIFIER, DETECTOR = "classifier", "detector"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,16 @@ def test_what_a_command_line_names(work, tmp_path):
     assert "ONNX Runtime" not in found["b.xml"].engines
 
 
+def test_what_ships_needs_no_words(work):
+    name = shipped = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+    assert shipped in web.find_networks([])
+    assert list(web.find_networks([name])) == [shipped]
+    checkpoint = str(work / "detector.pth")
+    assert list(web.find_networks([name, checkpoint])) == [f"{name}, detector.pth"]
+    words = [name, str(work / "detector.py"), checkpoint]
+    assert list(web.find_networks(words)) == [shipped, DETECTOR]
+
+
 def test_the_folder_of_a_training(work, tmp_path):
     for name in ("config.py", "epoch_1.pth", "epoch_2.pth", "epoch_10.pth"):
         (tmp_path / name).touch()
@@ -63,7 +73,6 @@ def test_the_folder_of_a_training(work, tmp_path):
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ([], "Name a network"),
         (["EMPTY"], "has neither exported models nor a config"),
         (["hcgnet-b_1xb32-cosine-4e_shapes"], "name a checkpoint after it"),
         (
@@ -73,7 +82,7 @@ def test_the_folder_of_a_training(work, tmp_path):
         (["hcgnet-b_1xb32-cosine-4e_shapes", "none.pth"], "none.pth does not exist"),
         (["none.onnx"], "none.onnx does not exist"),
     ],
-    ids=["nothing", "folder", "weights", "name", "checkpoint", "file"],
+    ids=["folder", "weights", "name", "checkpoint", "file"],
 )
 def test_a_command_line_with_a_mistake(words, sentence, tmp_path):
     with pytest.raises(UsageError, match=sentence):
