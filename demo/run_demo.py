@@ -24,6 +24,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmhcgnet.cli.images import DETECTOR
 from mmhcgnet.engine.configs import ops_lack_the_gpu
 from mmhcgnet_runtime import draw
 
@@ -155,6 +156,11 @@ def main() -> None:
     parser.add_argument(
         "--config", default="configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     )
+    parser.add_argument(
+        "--shipped",
+        action="store_true",
+        help="train nothing: show the small network that ships with its weights",
+    )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="where the results go")
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="lowest score that is drawn (default: 0.5)"
@@ -170,15 +176,18 @@ def main() -> None:
         "1/4 Data: 4,200 images to learn from, 200 to test on (about a minute)",
         "tools/dataset_converters/make_shapes.py", "--out", str(DATA),
     )  # fmt: skip
-    run(
-        "2/4 Training from scratch (8 to 10 minutes on two cores)",
-        "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
-    )  # fmt: skip
-    checkpoint = Path((work_dir / "last_checkpoint").read_text().strip())
+    if args.shipped:
+        args.config = checkpoint = DETECTOR
+    else:
+        run(
+            "2/4 Training from scratch (8 to 10 minutes on two cores)",
+            "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
+        )  # fmt: skip
+        checkpoint = (work_dir / "last_checkpoint").read_text().strip()
     results = work_dir / "predictions.pkl"
     run(
         "3/4 Testing on images it has not seen (about half a minute)",
-        "tools/test.py", args.config, str(checkpoint), "--work-dir", str(work_dir / "test"),
+        "tools/test.py", args.config, checkpoint, "--work-dir", str(work_dir / "test"),
         "--out", str(results),
     )  # fmt: skip
     print("\n=== 4/4 Images", flush=True)
@@ -190,14 +199,14 @@ def main() -> None:
 Done.
   images      {pictures}/: {count} pairs, ground truth on the left, prediction on the right
   overview    {work_dir / "overview.png"}: the four around the upper quartile of the images' own APs
-  log         {latest_log(work_dir)}
+  log         {latest_log(work_dir / "test" if args.shipped else work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:
   python demo/image_demo.py YOUR_IMAGE.jpg {args.config} \\
       {checkpoint}      what it finds in an image of yours
   python demo/run_demo.py --config configs/mask_rcnn/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
-  the README's sections on training on COCO and on your own data set"""
+  docs/own_data.md      15 minutes with your own data"""
     )
 
 
