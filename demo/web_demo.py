@@ -1,9 +1,9 @@
 """Serve a page that shows what networks find in an image that is dropped on it.
 
-Each MODEL is a config, or the name of one that is shipped, with its checkpoint after it; an
-exported file (.onnx, .xml); or a folder, with exported files or of a training. Without any, the
-page offers the networks that ship. It takes images of up to 20 MB and 50 million pixels, loads
-nothing from other machines and sends nothing to them.
+Without a MODEL, it shows the networks that ship. Each MODEL is the name of one of these; a config
+with its checkpoint after it; an exported file (.onnx, .xml); or a folder, with exported files or of
+a training. The page takes images of up to 20 MB and 50 million pixels. It loads nothing from other
+machines and sends nothing to them.
 """
 
 import argparse

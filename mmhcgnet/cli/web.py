@@ -20,8 +20,9 @@ from PIL import Image
 from mmhcgnet.analysis.gates import maps as gate_maps
 from mmhcgnet.analysis.gates.images import make_reader
 from mmhcgnet.analysis.report import check_matplotlib
+from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.newest import POINTER
-from mmhcgnet.engine.configs import CONFIG_SUFFIXES
+from mmhcgnet.engine.configs import CONFIG_SUFFIXES, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, ReadableError, UsageError, readable
 from mmhcgnet.paths import shipped_configs, shipped_weights
@@ -30,12 +31,13 @@ from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
 
 from .export import export_file
-from .images import EXPORTED, find_config, open_predictor
+from .images import EXPORTED, open_predictor
 
 if TYPE_CHECKING:
     import gradio as gr
 
 TORCH = "PyTorch"
+WEIGHTS = (".pth", ".pt", ".safetensors")
 ENGINES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 MOST_BYTES = 20 * 2**20  # of an upload
 MOST_PIXELS = 50_000_000  # of an upload
@@ -83,7 +85,7 @@ class Network:
         self.engines = installed
         if checkpoint:
             self.name = Path(model).stem
-            if Path(checkpoint).stem != self.name:  # as of one that ships
+            if str(shipped_weights(self.name)) != checkpoint:
                 self.name += f", {Path(checkpoint).name}"
             self.engines = [TORCH, *(installed if find_spec("onnx") else [])]
 
@@ -122,10 +124,10 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
     """Find the networks that a command line names.
 
     Args:
-        words: Exported files; configs, by path or by the name of a shipped one, each with its
-            checkpoint after it, which one that ships with its weights does not need; and folders
-            with exported files or of a training, of which the newest checkpoint is taken. Without
-            any, what ships with its weights.
+        words: Exported files; names of networks that ship with their weights, which without any
+            are all of these; configs, by path or by name, each with its checkpoint after it; and
+            folders with exported files or the work directory of a training, of which the newest
+            checkpoint is taken.
         device: Where PyTorch computes.
 
     Returns:
@@ -143,15 +145,12 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
             pairs += _networks_in(word)
         elif word.endswith(EXPORTED):
             pairs.append((word, None))
-        elif (weights := shipped_weights(word)) and not (rest and _is_checkpoint(rest[0])):
-            pairs.append((find_config(word), str(weights)))
+        elif (weights := shipped_weights(word)) and not (rest and rest[0].endswith(WEIGHTS)):
+            pairs.append((shipped_config(word), str(weights)))
         elif not rest:
             raise UsageError(f"{word} is a config and has no weights: name a checkpoint after it.")
         else:
-            checkpoint = rest.pop(0)
-            pairs.append((find_config(word), str(shipped_weights(checkpoint) or checkpoint)))
-    if not pairs:
-        raise UsageError("Name a network: CONFIG CHECKPOINT, MODEL.onnx, or a folder with one.")
+            pairs.append((shipped_config(word), find_file(rest.pop(0))))
     networks: dict[str, Network] = {}
     for model, checkpoint in pairs:
         network = Network(model, checkpoint, device)
@@ -159,10 +158,6 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
             network.name = ", ".join(filter(None, (model, checkpoint)))
         networks[network.name] = network
     return networks
-
-
-def _is_checkpoint(word: str) -> bool:
-    return os.path.isfile(word) and not word.endswith((*EXPORTED, *CONFIG_SUFFIXES))
 
 
 def _networks_in(folder: str) -> list[tuple[str, str | None]]:

@@ -14,7 +14,7 @@ from mmhcgnet.cli import web
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime import draw
 
-CLASSIFIER, DETECTOR = "classifier", "detector"
+CLASSIFIER, DETECTOR = "classifier, classifier.pth", "detector, detector.pth"
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,12 @@ def test_what_a_command_line_names(work, tmp_path):
     assert "ONNX Runtime" not in found["b.xml"].engines
 
 
-def test_what_ships_needs_no_words(work):
-    name = shipped = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
-    assert shipped in web.find_networks([])
-    assert list(web.find_networks([name])) == [shipped]
-    checkpoint = str(work / "detector.pth")
-    assert list(web.find_networks([name, checkpoint])) == [f"{name}, detector.pth"]
-    words = [name, str(work / "detector.py"), checkpoint]
-    assert list(web.find_networks(words)) == [shipped, DETECTOR]
+def test_the_networks_that_ship(work):
+    small = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+    assert small in web.find_networks([])
+    assert list(web.find_networks([small])) == [small]
+    pair = [small, str(work / "detector.pth")]
+    assert list(web.find_networks(pair)) == [f"{small}, detector.pth"]
 
 
 def test_the_folder_of_a_training(work, tmp_path):
