@@ -18,7 +18,7 @@ CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
-CLASSIFIER = "classifier"
+DETECTOR, CLASSIFIER = "detector, detector.pth", "classifier, classifier.pth"
 
 
 @pytest.fixture(scope="module")
