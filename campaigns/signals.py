@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed.run as torchrun
+from helpers.scripts import session_members
 from helpers.warm import Run, Warm
 from PIL import Image
 
@@ -173,7 +174,7 @@ class Campaign:
                 return [f"not tried: {done}: {reader.text()[-300:]}"]
             return list(self._faults(run, reader, work_dir, case, done))
         finally:
-            run.kill(signal.SIGKILL, group=True) if _session(run.pid) else None
+            run.kill(signal.SIGKILL, group=True) if session_members(run.pid) else None
             reader.close()
 
     def _uninterrupted(self, processes: int) -> Path:
@@ -264,10 +265,10 @@ class Campaign:
     ) -> Iterator[str]:
         """Say what is not as it has to be, after ``done`` iterations."""
         end = time.monotonic() + PATIENCE
-        while (code := run.poll()) is None or _session(run.pid):
+        while (code := run.poll()) is None or session_members(run.pid):
             reader.read()
             if time.monotonic() > end:
-                yield f"processes are left: {_session(run.pid)}, exit code {code}"
+                yield f"processes are left: {session_members(run.pid)}, exit code {code}"
                 return
             time.sleep(0.02)
         code, number = code.code, signal.Signals[case.signal]
@@ -359,17 +360,6 @@ def _read(path: Path) -> str:
         return path.read_text()
     except FileNotFoundError:
         return ""
-
-
-def _session(leader: int) -> list[int]:
-    """The processes of a run that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
 
 
 def _equal(left: Any, right: Any) -> bool:
