@@ -4,8 +4,9 @@ A run stands still in the phase until its signal was sent (see :mod:`campaigns.p
 never got there counts as a fault. What it leaves is compared with a run that was not interrupted,
 bit for bit: weights, averaged weights, optimiser, schedules and position.
 
-python -m campaigns.signals        # every pair of values of two factors
-python -m campaigns.signals --all  # every combination: hours
+python -m campaigns.signals               # every pair of values of two factors
+python -m campaigns.signals --strength 3  # every triple of values of three factors
+python -m campaigns.signals --strength 5  # every combination: hours
 """
 
 from __future__ import annotations
@@ -125,19 +126,19 @@ def all_cases() -> list[Case]:
     return [Case(*values) for values in product(*FACTORS.values())]
 
 
-def paired_cases() -> list[Case]:
-    """Few of them, in which every pair of values of two factors is."""
-    left = {pair for case in all_cases() for pair in _pairs(case)}
+def few_cases(strength: int = 2) -> list[Case]:
+    """Few of them, with every combination of values of ``strength`` factors."""
     cases, chosen = all_cases(), []
+    left = {part for case in cases for part in _parts(case, strength)}
     while left:
-        best = max(cases, key=lambda case: len(left.intersection(_pairs(case))))
+        best = max(cases, key=lambda case: len(left.intersection(_parts(case, strength))))
         chosen.append(best)
-        left.difference_update(_pairs(best))
+        left.difference_update(_parts(best, strength))
     return chosen
 
 
-def _pairs(case: Case) -> list[tuple]:
-    return list(combinations(enumerate(case), 2))
+def _parts(case: Case, size: int) -> list[tuple]:
+    return list(combinations(enumerate(case), size))
 
 
 class Campaign:
@@ -403,13 +404,18 @@ def run(warm: Warm, cases: list[Case]) -> tuple[str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--all", action="store_true", help="every combination: hours")
+    parser.add_argument(
+        "--strength",
+        type=int,
+        choices=range(2, len(FACTORS) + 1),
+        default=2,
+        help="try every combination of values of so many factors",
+    )
     parser.add_argument("--count", type=int, help="only the first so many")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cases = all_cases() if args.all else paired_cases()
     with Warm() as warm:
-        table, good = run(warm, cases[: args.count])
+        table, good = run(warm, few_cases(args.strength)[: args.count])
     print(table)
     return int(not good)
 
