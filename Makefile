@@ -46,13 +46,14 @@ test-all: setup
 	@$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 # The upstream line of the MM packages, in an environment of its own.
+OPENMMLAB ?= .venv-openmmlab
 test-openmmlab:
-	@$(PYTHON) -m venv .venv-openmmlab
-	@.venv-openmmlab/bin/pip install -r requirements/build.txt -r requirements/torch-openmmlab.txt
-	@MAX_JOBS=$${MAX_JOBS:-2} .venv-openmmlab/bin/pip install --no-build-isolation \
+	@$(PYTHON) -m venv $(OPENMMLAB)
+	@$(OPENMMLAB)/bin/pip install -r requirements/build.txt -r requirements/torch-openmmlab.txt
+	@MAX_JOBS=$${MAX_JOBS:-2} $(OPENMMLAB)/bin/pip install --no-build-isolation \
 	  -e ".[openmmlab,tests]" -r requirements/torch-openmmlab.txt
-	@.venv-openmmlab/bin/pip install --no-deps -r requirements/tests-no-deps.txt
-	@.venv-openmmlab/bin/python -m pytest --numprocesses=logical --maxprocesses=8 \
+	@$(OPENMMLAB)/bin/pip install --no-deps -r requirements/tests-no-deps.txt
+	@$(OPENMMLAB)/bin/python -m pytest --numprocesses=logical --maxprocesses=8 \
 	  --dist=worksteal --durations=10 -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: setup

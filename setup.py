@@ -31,7 +31,7 @@ class BuildWithMim(build_py):
         # A second build must not keep files that are gone from the first one.
         shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True)
-        for name in ("configs", "tools", "model-index.yml"):
+        for name in ("configs", "tools", "weights", "model-index.yml"):
             if self.editable_mode:
                 (mim / name).symlink_to(os.path.relpath(ROOT / name, mim))
             elif (ROOT / name).is_dir():
@@ -75,7 +75,7 @@ setup(
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),
         "deploy": requirements("deploy"),
-        "safetensors": requirements("safetensors"),
+        "demo": requirements("demo"),
         "tests": requirements("tests"),
     },
     cmdclass={"build_py": BuildWithMim},

@@ -74,6 +74,9 @@ COMPARISONS = {
     "forward-8": Comparison("forward", 8, (224, 224), 30, 60, _FORWARD),
     "forward-1": Comparison("forward", 1, (224, 224), 100, 40, _FORWARD),
     "train-16": Comparison("train", 16, (224, 224), 12, 120, _TRAIN),
+    "train-cifar": Comparison(
+        "train", 128, (32, 32), 6, 150, dict(nchw="hcgnet-a1:nchw", default="hcgnet-a1")
+    ),
     "growth": Comparison("train", 2, (32, 32), 1, 0, {str(d): BLOCK.format(d) for d in DEPTHS}),
     "mask-rcnn-forward": Comparison("forward", 1, (800, 1333), 10, 150, _DETECT),
     "mask-rcnn-train": Comparison(
@@ -165,6 +168,10 @@ def targets() -> list[Target]:
         Target(
             "training step with with_cp, batch 16: time against the plain form",
             *("train-16", time_of("with_cp", "plain"), 1.1),
+        ),
+        Target(
+            "HCGNet-A1's training step: speed against PyTorch's default memory format",
+            *("train-cifar", speed_of("default", "nchw"), 1.5, True),
         ),
         # A tenth of the way to quadratic is left for what does not grow with the maps.
         Target(

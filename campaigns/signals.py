@@ -4,8 +4,9 @@ A run stands still in the phase until its signal was sent (see :mod:`campaigns.p
 never got there counts as a fault. What it leaves is compared with a run that was not interrupted,
 bit for bit: weights, averaged weights, optimiser, schedules and position.
 
-python -m campaigns.signals        # every pair of values of two factors
-python -m campaigns.signals --all  # every combination: hours
+python -m campaigns.signals               # every pair of values of two factors
+python -m campaigns.signals --strength 3  # every triple of values of three factors
+python -m campaigns.signals --strength 5  # every combination: hours
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed.run as torchrun
+from helpers.scripts import session_members
 from helpers.warm import Run, Warm
 from PIL import Image
 
@@ -124,19 +126,19 @@ def all_cases() -> list[Case]:
     return [Case(*values) for values in product(*FACTORS.values())]
 
 
-def paired_cases() -> list[Case]:
-    """Few of them, in which every pair of values of two factors is."""
-    left = {pair for case in all_cases() for pair in _pairs(case)}
+def few_cases(strength: int = 2) -> list[Case]:
+    """Few of them, with every combination of values of ``strength`` factors."""
     cases, chosen = all_cases(), []
+    left = {part for case in cases for part in _parts(case, strength)}
     while left:
-        best = max(cases, key=lambda case: len(left.intersection(_pairs(case))))
+        best = max(cases, key=lambda case: len(left.intersection(_parts(case, strength))))
         chosen.append(best)
-        left.difference_update(_pairs(best))
+        left.difference_update(_parts(best, strength))
     return chosen
 
 
-def _pairs(case: Case) -> list[tuple]:
-    return list(combinations(enumerate(case), 2))
+def _parts(case: Case, size: int) -> list[tuple]:
+    return list(combinations(enumerate(case), size))
 
 
 class Campaign:
@@ -173,7 +175,7 @@ class Campaign:
                 return [f"not tried: {done}: {reader.text()[-300:]}"]
             return list(self._faults(run, reader, work_dir, case, done))
         finally:
-            run.kill(signal.SIGKILL, group=True) if _session(run.pid) else None
+            run.kill(signal.SIGKILL, group=True) if session_members(run.pid) else None
             reader.close()
 
     def _uninterrupted(self, processes: int) -> Path:
@@ -264,10 +266,10 @@ class Campaign:
     ) -> Iterator[str]:
         """Say what is not as it has to be, after ``done`` iterations."""
         end = time.monotonic() + PATIENCE
-        while (code := run.poll()) is None or _session(run.pid):
+        while (code := run.poll()) is None or session_members(run.pid):
             reader.read()
             if time.monotonic() > end:
-                yield f"processes are left: {_session(run.pid)}, exit code {code}"
+                yield f"processes are left: {session_members(run.pid)}, exit code {code}"
                 return
             time.sleep(0.02)
         code, number = code.code, signal.Signals[case.signal]
@@ -361,17 +363,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _session(leader: int) -> list[int]:
-    """The processes of a run that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
-
-
 def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, torch.Tensor):
         return isinstance(right, torch.Tensor) and torch.equal(left, right)
@@ -413,13 +404,18 @@ def run(warm: Warm, cases: list[Case]) -> tuple[str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--all", action="store_true", help="every combination: hours")
+    parser.add_argument(
+        "--strength",
+        type=int,
+        choices=range(2, len(FACTORS) + 1),
+        default=2,
+        help="try every combination of values of so many factors",
+    )
     parser.add_argument("--count", type=int, help="only the first so many")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    cases = all_cases() if args.all else paired_cases()
     with Warm() as warm:
-        table, good = run(warm, cases[: args.count])
+        table, good = run(warm, few_cases(args.strength)[: args.count])
     print(table)
     return int(not good)
 

@@ -1,7 +1,8 @@
 """Show what a detector or classifier finds in images or a video.
 
 INPUT is an image, a folder of them, a pattern such as 'photos/*.jpg', or a video. MODEL is a config
-or the name of one that is shipped, with its CHECKPOINT, or an exported file (.onnx, .xml).
+with its CHECKPOINT, an exported file (.onnx, .xml), or the name of a network that ships; by default
+it is the detector of drawn shapes that ships.
 Annotated images or a video and predictions.json (of detectors, COCO's results format, with
 categories counted from 1 in the order of the classes) go to --out-dir.
 """
@@ -16,7 +17,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("input", metavar="INPUT")
-    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("model", metavar="MODEL", nargs="?")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument(
@@ -39,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     is_video = images.is_video(args.input)
     files = [] if is_video else images.find_images(args.input)
-    predictor = images.open_predictor(args.model, args.checkpoint, args.device, args.engine)
+    predictor = images.open_predictor(
+        args.model or images.DETECTOR, args.checkpoint, args.device, args.engine
+    )
     out = args.out_dir
     if is_video:
         images.predict_video(predictor, args.input, out, args.score_thr, args.batch_size)

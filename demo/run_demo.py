@@ -7,19 +7,24 @@ interrupted continues from its last epoch; a finished one is only tested and sho
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import shlex
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from mmhcgnet.cli.images import DETECTOR
 from mmhcgnet.engine.configs import ops_lack_the_gpu
 from mmhcgnet_runtime import draw
 
@@ -41,6 +46,8 @@ def run(title: str, *command: str) -> None:
 def save_pictures(results: Path, folder: Path, threshold: float) -> int:
     """Save ground truth (left) next to prediction (right) for every image of the validation set.
 
+    ``overview.png`` next to the folder shows four of them, which :func:`choose` has chosen.
+
     Args:
         results: Pickled predictions of ``tools/test.py --out``.
         folder: Where the images go.
@@ -55,6 +62,9 @@ def save_pictures(results: Path, folder: Path, threshold: float) -> int:
     names = [coco.cats[cat]["name"] for cat in labels]
     with open(results, "rb") as file:
         predictions = pickle.load(file)  # written by this demo a moment ago
+    with_objects = [p for p in predictions if coco.imgToAnns[p["img_id"]]]
+    chosen = choose({p["img_id"]: image_ap(coco, p) for p in with_objects})
+    overview = {}
     for prediction in predictions:
         info = coco.imgs[prediction["img_id"]]
         image = cv2.imread(str(DATA / "val" / info["file_name"]))[:, :, ::-1]
@@ -73,11 +83,67 @@ def save_pictures(results: Path, folder: Path, threshold: float) -> int:
             labels=found["labels"].numpy(),
             masks=[rle.decode(mask) for mask in found["masks"]],
         )
-        left, right = (draw(image, objects, names, threshold) for objects in (truth, predicted))
-        gap = np.full((left.shape[0], 6, 3), 255, np.uint8)
-        pair = np.concatenate([left, gap, right], axis=1)
+        pair = beside(*(draw(image, objects, names, threshold) for objects in (truth, predicted)))
         cv2.imwrite(str(folder / f"{Path(info['file_name']).stem}.png"), pair[:, :, ::-1])
+        if info["id"] in chosen:
+            overview[info["id"]] = pair
+    pairs = [overview[image] for image in chosen]
+    rows = [beside(*pairs[i : i + 2], gap=24) for i in range(0, len(pairs) // 2 * 2, 2)]
+    if rows:
+        sheet = beside(*(row.transpose(1, 0, 2) for row in rows), gap=24).transpose(1, 0, 2)
+        cv2.imwrite(str(folder.parent / "overview.png"), sheet[:, :, ::-1])
     return len(predictions)
+
+
+def beside(*images: np.ndarray, gap: int = 6) -> np.ndarray:
+    """Put images of one height next to each other, with white between them."""
+    white = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
+    parts = [part for image in images for part in (white, image)]
+    return np.concatenate(parts[1:], axis=1)
+
+
+def image_ap(coco: COCO, prediction: dict[str, Any]) -> float:
+    """Compute COCO's AP of boxes from one image with objects alone, from 0 to 1."""
+    found = prediction["pred_instances"]
+    boxes = found["bboxes"].numpy().astype(float)
+    boxes[:, 2:] -= boxes[:, :2]
+    categories = coco.getCatIds()
+    records = [
+        dict(
+            image_id=prediction["img_id"],
+            category_id=categories[int(label)],
+            bbox=box.tolist(),
+            score=float(score),
+        )
+        for box, label, score in zip(boxes, found["labels"], found["scores"], strict=True)
+    ]
+    if not records:
+        return 0.0
+    with redirect_stdout(io.StringIO()):
+        judge = COCOeval(coco, coco.loadRes(records), "bbox")
+        judge.params.imgIds = [prediction["img_id"]]
+        judge.evaluate()
+        judge.accumulate()
+    precision = judge.eval["precision"][:, :, :, 0, -1]  # of objects of any size
+    return float(precision[precision > -1].mean())
+
+
+def choose(aps: dict[int, float], number: int = 4) -> list[int]:
+    """Choose the images to show: those around the upper quartile of their own APs.
+
+    So a quarter of the images went better and three quarters no better: what is shown is success,
+    but not luck.
+
+    Args:
+        aps: AP of each image.
+        number: How many to choose.
+
+    Returns:
+        The images, the best first; equal ones in the order of their numbers.
+    """
+    ranked = sorted(aps, key=lambda image: (-aps[image], image))
+    first = max(0, len(ranked) // 4 - number // 2)
+    return ranked[first : first + number]
 
 
 def latest_log(work_dir: Path) -> Path:
@@ -89,6 +155,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--config", default="configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
+    )
+    parser.add_argument(
+        "--shipped",
+        action="store_true",
+        help="train nothing: show the small network that ships with its weights",
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="where the results go")
     parser.add_argument(
@@ -105,15 +176,18 @@ def main() -> None:
         "1/4 Data: 4,200 images to learn from, 200 to test on (about a minute)",
         "tools/dataset_converters/make_shapes.py", "--out", str(DATA),
     )  # fmt: skip
-    run(
-        "2/4 Training from scratch (8 to 10 minutes on two cores)",
-        "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
-    )  # fmt: skip
-    checkpoint = Path((work_dir / "last_checkpoint").read_text().strip())
+    if args.shipped:
+        args.config = checkpoint = DETECTOR
+    else:
+        run(
+            "2/4 Training from scratch (8 to 10 minutes on two cores)",
+            "tools/train.py", args.config, "--work-dir", str(work_dir), "--resume",
+        )  # fmt: skip
+        checkpoint = (work_dir / "last_checkpoint").read_text().strip()
     results = work_dir / "predictions.pkl"
     run(
         "3/4 Testing on images it has not seen (about half a minute)",
-        "tools/test.py", args.config, str(checkpoint), "--work-dir", str(work_dir / "test"),
+        "tools/test.py", args.config, checkpoint, "--work-dir", str(work_dir / "test"),
         "--out", str(results),
     )  # fmt: skip
     print("\n=== 4/4 Images", flush=True)
@@ -124,14 +198,15 @@ def main() -> None:
         f"""
 Done.
   images      {pictures}/: {count} pairs, ground truth on the left, prediction on the right
-  log         {latest_log(work_dir)}
+  overview    {work_dir / "overview.png"}: the four around the upper quartile of the images' own APs
+  log         {latest_log(work_dir / "test" if args.shipped else work_dir)}
   checkpoint  {checkpoint}
 Try next, after `. .venv/bin/activate`:
   python demo/image_demo.py YOUR_IMAGE.jpg {args.config} \\
       {checkpoint}      what it finds in an image of yours
   python demo/run_demo.py --config configs/mask_rcnn/mask-rcnn_r50_fpn-light_scratch_2e_shapes.py \\
       --work-dir work_dirs/demo-r50      the same with ResNet-50
-  the README's sections on training on COCO and on your own data set"""
+  docs/own_data.md      15 minutes with your own data"""
     )
 
 

@@ -6,6 +6,7 @@ from ._compat import check_dependencies
 # installation should end in one clear sentence instead of a traceback from inside them.
 check_dependencies()
 
+from .checkpoints.sources import read_safetensors  # noqa: E402
 from .engine.adapt import adapt_config  # noqa: E402
 from .engine.hooks import (  # noqa: E402
     ChannelsLastHook,
@@ -59,4 +60,5 @@ __all__ = [
     "adapt_config",
 ]
 
+read_safetensors()
 register_classifiers()

@@ -74,7 +74,7 @@ def _draw_objects(
         pixels[mask] = (0.55 * pixels[mask] + 0.45 * colour).astype(np.uint8)
     canvas = Image.fromarray(pixels)
     pen = ImageDraw.Draw(canvas)
-    width = max(1, round(max(canvas.size) / 400))
+    width = max(2, round(max(canvas.size) / 300))
     boxes = [tuple(scale * float(side) for side in result["boxes"][i]) for i in drawn]
     for i, box in zip(drawn, boxes, strict=True):
         pen.rectangle(box, outline=colour_of(int(result["labels"][i])), width=width)

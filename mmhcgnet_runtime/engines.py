@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -39,6 +40,8 @@ def open_engine(
     threads: int | None = None,
     shapes: dict[str, tuple[int, ...]] | None = None,
     each_shape: bool = False,
+    providers: Sequence[Any] | None = None,
+    device: str | None = None,
 ) -> Engine:
     """Open a model.
 
@@ -51,10 +54,14 @@ def open_engine(
             then, and takes no others; ONNX Runtime makes no difference.
         each_shape: Compile the model again for every shape that comes, and keep the last four: for
             OpenVINO, where a few shapes come again and again. ONNX Runtime makes no difference.
+        providers: ONNX Runtime's execution providers, the first choice first, by name or with their
+            options as ``(name, dict)``; by default its CPU's.
+        device: OpenVINO's device, as ``'GPU'`` or ``'AUTO'``; by default ``'CPU'``.
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        RuntimeFileError: If it is not an exported model, or no engine for it is installed.
+        RuntimeFileError: If it is not an exported model, or no engine for it is installed, or
+            the engine lacks a provider or the device.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"The model {path} does not exist.")
@@ -62,15 +69,22 @@ def open_engine(
         raise RuntimeFileError(f"A model ends in .onnx or .xml, and {path} does not.")
     if engine not in (None, *PACKAGES):
         raise RuntimeFileError(f"There is no engine {engine!r}: choose onnxruntime or openvino.")
+    if providers and (device or engine == "openvino") or (device and engine == "onnxruntime"):
+        raise RuntimeFileError("ONNX Runtime has providers, and OpenVINO a device: choose one.")
+    engine = engine or ("onnxruntime" if providers else "openvino" if device else None)
     candidates = [engine] if engine else [name for name in PACKAGES if find_spec(name)]
     if path.endswith(".xml"):
         candidates = [name for name in candidates if name == "openvino"]
     if not candidates or find_spec(candidates[0]) is None:
         wanted = engine or ("openvino" if path.endswith(".xml") else "onnxruntime")
         raise RuntimeFileError(f"{path} needs an engine: pip install {wanted}")
-    kind = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO)[candidates[0]]
     try:
-        opened = kind(path, threads, shapes, each_shape)
+        if candidates[0] == "onnxruntime":
+            opened: OnnxRuntime | OpenVINO = OnnxRuntime(path, threads, providers)
+        else:
+            opened = OpenVINO(path, threads, shapes, each_shape, device or "CPU")
+    except RuntimeFileError:
+        raise
     except Exception as error:  # engines have no common type
         reason = " ".join(str(error).split())[:300]
         raise RuntimeFileError(f"{candidates[0]} cannot read {path}: {reason}") from error
@@ -83,31 +97,35 @@ def open_engine(
 
 
 class OnnxRuntime:
-    """ONNX Runtime on a CPU.
+    """ONNX Runtime.
 
     Args:
         path: A file that ends in ``.onnx``.
         threads: Threads to use.
-        shapes: Not used.
-        each_shape: Not used.
+        providers: What computes, the first choice first.
     """
 
     def __init__(
-        self,
-        path: str,
-        threads: int | None = None,
-        shapes: dict[str, tuple[int, ...]] | None = None,
-        each_shape: bool = False,
+        self, path: str, threads: int | None = None, providers: Sequence[Any] | None = None
     ) -> None:
         import onnxruntime
 
+        chosen = list(providers or ["CPUExecutionProvider"])
+        names = [name if isinstance(name, str) else name[0] for name in chosen]
+        there = onnxruntime.get_available_providers()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        if set(names) <= set(there):
+            self._session = onnxruntime.InferenceSession(path, options, providers=chosen)
+            there = self._session.get_providers()  # without those whose libraries are missing
+        lacking = [name for name in names if name not in there]
+        if lacking:  # ONNX Runtime would take another one
+            raise RuntimeFileError(
+                f"ONNX Runtime has no {lacking[0]} here, but {', '.join(there)}: choose one of "
+                "these, or install a build that has it, such as onnxruntime-gpu, and its libraries."
+            )
         self.facts = json.loads(self._session.get_modelmeta().custom_metadata_map.get(KEY, "{}"))
         self._names = [node.name for node in self._session.get_outputs()]
 
@@ -130,13 +148,14 @@ def _openvino_core() -> Any:
 
 
 class OpenVINO:
-    """OpenVINO on a CPU, in single precision.
+    """OpenVINO, in single precision.
 
     Args:
         path: A file that ends in ``.xml`` or ``.onnx``.
         threads: Threads to use.
         shapes: Shapes of the inputs, by name.
         each_shape: Whether to compile the model for every shape that comes.
+        device: Where to compute.
     """
 
     def __init__(
@@ -145,7 +164,9 @@ class OpenVINO:
         threads: int | None = None,
         shapes: dict[str, tuple[int, ...]] | None = None,
         each_shape: bool = False,
+        device: str = "CPU",
     ) -> None:
+        self._device = device
         self._read = model = _openvino_core().read_model(path)
         # Of an ONNX file, OpenVINO keeps what it says about itself in a place of its own.
         places = [place for place in ([KEY], ["framework", KEY]) if model.has_rt_info(place)]
@@ -162,7 +183,7 @@ class OpenVINO:
         if shapes:
             model = model.clone()
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-        return _openvino_core().compile_model(model, "CPU", self._options)
+        return _openvino_core().compile_model(model, self._device, self._options)
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute all outputs, by name."""

@@ -29,7 +29,7 @@ def read(image: Any) -> np.ndarray:
         try:
             with Image.open(image) as opened:
                 return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-        except OSError as error:
+        except Exception as error:  # decoders raise what they like
             raise RuntimeFileError(f"The image {image} cannot be read: {error}") from error
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))

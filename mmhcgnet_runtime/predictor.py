@@ -21,6 +21,8 @@ class Predictor:
         threads: Threads to use; by default the engine decides.
         each_shape: Compile the model again for every shape of a batch, and keep the last four.
             OpenVINO is quicker then, after seconds for each shape.
+        providers: Of ONNX Runtime, as ``['CUDAExecutionProvider']``; by default the CPU's.
+        device: Of OpenVINO, as ``'GPU'``; by default ``'CPU'``.
 
     Attributes:
         facts (dict): What the file says about itself.
@@ -28,7 +30,8 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        RuntimeFileError: If it is not an exported model, or no engine for it is installed.
+        RuntimeFileError: If it is not an exported model, or no engine for it is installed, or
+            the engine lacks a provider or the device.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class Predictor:
         engine: str | None = None,
         threads: int | None = None,
         each_shape: bool = False,
+        providers: Sequence[Any] | None = None,
+        device: str | None = None,
     ) -> None:
-        self._engine = open_engine(str(path), engine, threads, each_shape=each_shape)
+        self._engine = open_engine(str(path), engine, threads, None, each_shape, providers, device)
         self.facts = self._engine.facts
         self.classes: list[str] = list(self.facts.get("classes") or [])
         if self.facts["steps"] is None:

@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import runpy
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -45,6 +46,14 @@ def _no_default_scope():
 def _loader_of_mmengine(monkeypatch):
     """``use_safe_loader``, which the tools call, is for the rest of the process."""
     monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c():
+    """What a script makes of Ctrl-C is for the rest of its process."""
+    former = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, former)
 
 
 @pytest.fixture

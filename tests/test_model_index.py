@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope
 from modelindex.load_model_index import load
 
 import mmhcgnet
-from mmhcgnet import model_index
+from mmhcgnet import model_index, paths
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.complexity import counting as complexity
 from mmhcgnet.engine.models import build_model
@@ -204,10 +204,6 @@ def test_results_are_the_papers_and_only_where_the_recipe_is():
         assert label == ("paper" if name in expected else None)
 
 
-def test_there_are_no_weights_of_ours():
-    assert not any(model.weights for model in MODELS.values())
-
-
 # --- MMPretrain ----------------------------------------------------------------------------------
 
 
@@ -299,11 +295,11 @@ def test_an_mmpretrain_that_is_not_what_is_expected_is_a_warning(monkeypatch):
 
 def test_shipped_files_are_found_where_installed_and_in_a_checkout(monkeypatch, tmp_path):
     package = tmp_path / "mmhcgnet"
-    monkeypatch.setattr(model_index, "__file__", str(package / "model_index.py"))
-    assert model_index.shipped_path("configs/a.py") == tmp_path / "configs/a.py"
+    monkeypatch.setattr(paths, "__file__", str(package / "paths.py"))
+    assert paths.shipped_path("configs/a.py") == tmp_path / "configs/a.py"
     (package / ".mim/configs").mkdir(parents=True)
     (package / ".mim/configs/a.py").touch()
-    assert model_index.shipped_path("configs/a.py") == package / ".mim/configs/a.py"
+    assert paths.shipped_path("configs/a.py") == package / ".mim/configs/a.py"
 
 
 def image(height, width):

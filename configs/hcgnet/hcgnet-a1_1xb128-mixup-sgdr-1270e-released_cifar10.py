@@ -1,3 +1,4 @@
 _base_ = ["./hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py", "../_base_/models/released_cifar.py"]
 
 model = _base_.released
+custom_hooks = _base_.custom_hooks + _base_.released_hooks

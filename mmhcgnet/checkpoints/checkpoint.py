@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.paths import shipped_weights
 from mmhcgnet.weights import (
     explain_official,
     find_weights,
@@ -175,13 +176,15 @@ class Checkpoint:
 
 
 def find_file(path: str) -> str:
-    """The path of a local checkpoint, with ``~`` replaced.
+    """The path of a local checkpoint, with ``~`` replaced, or of weights that the project ships.
 
     Raises:
         MissingFileError: If it does not exist.
     """
     path = os.path.expanduser(path)
     if not os.path.exists(path):
+        if shipped := shipped_weights(path):
+            return str(shipped)
         folder = Path(path).parent
         found = sorted(str(file) for file in folder.glob("*.pth"))
         hint = f" ({folder} holds {', '.join(found[-3:])})" if found else ""

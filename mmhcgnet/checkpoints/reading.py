@@ -104,6 +104,9 @@ def encode_checkpoint(checkpoint: dict[str, Any], path: str) -> bytes:
     if path.lower().endswith(SAFETENSORS):
         weights = find_weights(checkpoint)
         beside = {key: value for key, value in checkpoint.items() if value is not weights}
+        # The format knows neither tensors that share memory nor other orders than NCHW.
+        order = torch.contiguous_format
+        weights = {name: tensor.clone(memory_format=order) for name, tensor in weights.items()}
         # One entry alone: safetensors writes several in an order that varies.
         metadata = {_BESIDE: json.dumps({**beside, _DIGEST: "0" * 64})}
         content = _import_safetensors(path).save(weights, metadata=metadata)
@@ -234,6 +237,6 @@ def _import_safetensors(path: str) -> Any:
         import safetensors.torch
     except ImportError as error:
         raise UsageError(
-            f"{path} needs the package safetensors: pip install 'mmhcgnet[safetensors]'"
+            f"{path} needs the package safetensors: pip install safetensors"
         ) from error
     return safetensors.torch

@@ -50,6 +50,12 @@ def use_safe_loader() -> None:
         CheckpointLoader.register_scheme(prefixes, _make_loader(kind, read), force=True)
 
 
+def read_safetensors() -> None:
+    """Let MMEngine read local files of safetensors, which it does not know, as ours ship."""
+    load = _make_loader("safetensors", Checkpoint.open)
+    CheckpointLoader.register_scheme(r"(?!.*://).*\.safetensors$", load, force=True)
+
+
 def open_ahead(path: str) -> Checkpoint:
     """Open a local file that MMEngine is about to load, which then is not read again.
 

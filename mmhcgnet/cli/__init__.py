@@ -44,6 +44,7 @@ from .preflight import (
     check_trainable,
 )
 from .progress import leave_out_noise, progress_bar, report_test, report_training
+from .publish import publish_file
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
 
@@ -80,6 +81,7 @@ __all__ = [
     "parse_options",
     "prepare_distributed",
     "progress_bar",
+    "publish_file",
     "report_test",
     "report_training",
     "report_usage_errors",

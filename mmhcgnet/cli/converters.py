@@ -143,3 +143,12 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
     tensors = len(find_weights(checkpoint))
     print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)
     return dst
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value can be written as JSON, for files of safetensors."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_plain(child) for key, child in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | int | float)

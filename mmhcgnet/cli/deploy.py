@@ -16,7 +16,7 @@ from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
 from mmhcgnet.weights import faults
 
-from .converters import TERMS, write_converted
+from .converters import TERMS, is_plain, write_converted
 
 
 def deploy_file(
@@ -85,14 +85,5 @@ def _deployed_meta(meta: dict, cfg: Config, options: dict[str, bool]) -> dict:
     MMDetection's inferencer builds the model from there if it gets no other config.
     """
     cfg.merge_from_dict(options)
-    kept = {key: value for key, value in meta.items() if key != "hook_msgs" and _is_plain(value)}
+    kept = {key: value for key, value in meta.items() if key != "hook_msgs" and is_plain(value)}
     return dict(kept, cfg=cfg.pretty_text, mmhcgnet_version=__version__)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value can be written as JSON, for files of safetensors."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(child) for key, child in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float)

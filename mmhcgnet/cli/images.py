@@ -17,10 +17,10 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmhcgnet.checkpoints import use_safe_loader
-from mmhcgnet.engine.configs import CONFIG_SUFFIXES, load_config
+from mmhcgnet.engine.configs import load_config, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
-from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean, readable
-from mmhcgnet.model_index import shipped_path
+from mmhcgnet.errors import MissingFileError, UsageError, readable
+from mmhcgnet.paths import shipped_weights
 from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
@@ -29,7 +29,9 @@ from .progress import leave_out_noise
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
-_EXPORTED = (".onnx", ".xml")
+# The network of which a first look is.
+DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 
 def open_predictor(
@@ -40,14 +42,14 @@ def open_predictor(
     Args:
         model: A config or the name of one that is shipped, or a file of
             ``tools/deployment/export.py``.
-        checkpoint: The weights of the config.
+        checkpoint: The weights of the config; by default those that ship under its name.
         device: Where PyTorch computes.
         engine: What runs an exported model; by default what is installed.
 
     Raises:
         UsageError: If they do not go together, or cannot be used.
     """
-    if model.endswith(_EXPORTED):
+    if model.endswith(EXPORTED):
         if checkpoint:
             raise UsageError(f"{model} holds its weights: leave the checkpoint out.")
         try:
@@ -56,23 +58,15 @@ def open_predictor(
             raise UsageError(str(error)) from error
     if engine:
         raise UsageError(f"{engine} runs exported models: name one, as .onnx or .xml.")
-    config = _config_of(model)
+    config = shipped_config(model)
     if checkpoint is None:
-        raise UsageError(f"{model} is a config and has no weights: name a checkpoint after it.")
+        if shipped_weights(model) is None:
+            raise UsageError(f"{model} is a config and has no weights: name a checkpoint after it.")
+        checkpoint = model
     use_safe_loader()
     cfg = load_config(config)
     leave_out_noise(cfg)
     return TorchPredictor(cfg, checkpoint, device)
-
-
-def _config_of(model: str) -> str:
-    if model.endswith(CONFIG_SUFFIXES):
-        return model
-    paths = {path.stem: str(path) for path in shipped_path("configs").rglob("*.py")}
-    if model not in paths:
-        hint = did_you_mean(model, paths)
-        raise UsageError(f"{model} is no config, exported model or name of a config{hint}.")
-    return paths[model]
 
 
 def is_video(source: str) -> bool:

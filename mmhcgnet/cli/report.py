@@ -36,8 +36,8 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
 
     So are faults of the data: what a data set raises while it is built or loads a sample, and the
     end or silence of a dataloader's worker. Ctrl-C where no training has taken it over ends with
-    one word and 130. What is printed may find nobody to read it (``| head``, a terminal that was
-    closed).
+    one word and 130, and a second one ends the process at once. What is printed may find nobody to
+    read it (``| head``, a terminal that was closed).
 
     In a distributed run the first process that meets a mistake reports it, and the others, which
     mostly meet the same one, end in silence.
@@ -49,6 +49,8 @@ def report_usage_errors(launcher: str = "none") -> Iterator[None]:
         with _lasting_output():
             yield
     except KeyboardInterrupt:
+        with suppress(ValueError):  # in a thread
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         _say("Interrupted.")
         sys.exit(130)
     except Exception as error:

@@ -63,6 +63,21 @@ def warn_of_lost_gradients(runner: Runner, interval: int, by_epoch: bool) -> Non
         )
 
 
+def warn_of_first_sizes(runner: Runner) -> None:
+    """Warn if a run to resume had batches of sizes that only their processes knew.
+
+    Until ``BatchSyncRandomResize`` draws a size for all processes, each keeps that of its own first
+    batch, and a checkpoint has the first process's.
+    """
+    first = [m._interval for _, m in _resizers(runner) if runner.iter < m._interval]
+    if runner._resume and runner.iter and get_world_size() > 1 and first:
+        runner.logger.warning(
+            f"This run continues from iteration {runner.iter}, before BatchSyncRandomResize draws "
+            f"the first size (interval={max(first)}): it is not exact if the first batches of its "
+            "processes had different sizes."
+        )
+
+
 def restore(runner: Runner, carried: object) -> None:
     """Give a resumed training what :func:`collect` has found; what does not fit is left out."""
     carried = carried if isinstance(carried, dict) else {}

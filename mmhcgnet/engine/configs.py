@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmhcgnet._compat import install_command
 from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
+from mmhcgnet.paths import shipped_configs
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -112,13 +113,14 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     """Read a config and merge options into it.
 
     Args:
-        path: The config file.
+        path: The config file, or a name as for :func:`shipped_config`.
         cfg_options: ``key=value`` strings as they were typed; see :func:`parse_value`.
 
     Raises:
         UsageError: If the file or one of its bases cannot be read, the package of a base is not
             there, or an option is not of the form ``key=value`` or does not fit the config.
     """
+    path = shipped_config(path)
     check_config_path(path)
     try:
         cfg = Config.fromfile(path)
@@ -142,14 +144,21 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
 
 
 def shipped_config(name: str) -> str:
-    """Return the path of a config named as ``PACKAGE::PATH``, and any other path as it is.
+    """Return the path of a config named as ``PACKAGE::PATH`` or as in our model index.
+
+    Any other path is returned as it is.
 
     Raises:
-        UsageError: If the package is not installed.
+        UsageError: If the package is not installed, or there is no config of this name.
     """
     package, separator, path = name.partition("::")
     if not separator:
-        return name
+        if os.path.splitext(name)[1] or os.path.basename(name) != name or os.path.exists(name):
+            return name
+        if name not in (known := shipped_configs()):
+            hint = did_you_mean(name, known)
+            raise UsageError(f"{name} is no config file and not the name of one{hint}.")
+        return str(known[name])
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise UsageError(f"The config {name} needs the package {package}, which is not installed.")

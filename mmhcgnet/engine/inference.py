@@ -31,6 +31,8 @@ class TorchPredictor:
         device: Where to compute.
 
     Attributes:
+        cfg (Config): The config.
+        model (nn.Module): The model, in eval mode.
         classes (list[str]): Names of the classes; empty if neither file nor config has them.
 
     Raises:
@@ -39,6 +41,7 @@ class TorchPredictor:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
+        self.cfg = cfg
         self._scope = cfg.get("default_scope")
         dataset = _innermost((cfg.get("test_dataloader") or {}).get("dataset") or {})
         pipeline = copy.deepcopy(dataset.get("pipeline") or cfg.get("test_pipeline"))
@@ -57,7 +60,7 @@ class TorchPredictor:
         with DATASETS.switch_scope_and_registry(self._scope) as registry:
             kind = registry.get(dataset.get("type", ""))
         metainfo = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
-        self._model = load_model(cfg, checkpoint, device)
+        self.model = load_model(cfg, checkpoint, device)
         named = Checkpoint.open(checkpoint, in_full=False).classes or metainfo.get("classes")
         self.classes = [str(name) for name in named or ()]
 
@@ -83,7 +86,7 @@ class TorchPredictor:
     def _predict(self, images: list[np.ndarray]) -> list[dict[str, Any]]:
         samples = [self._prepare(image) for image in images]
         with torch.no_grad(), DefaultScope.overwrite_default_scope(self._scope):
-            return [_describe(found) for found in self._model.test_step(pseudo_collate(samples))]
+            return [_describe(found) for found in self.model.test_step(pseudo_collate(samples))]
 
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         image = np.ascontiguousarray(image[..., ::-1]) if self._reads_files else image

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import MissingFileError, PretrainedMismatchError
-from mmhcgnet.paths import is_local
+from mmhcgnet.paths import is_local, shipped_weights
 from mmhcgnet.weights import (
     explain_official,
     faults,
@@ -113,7 +113,7 @@ def check_covers(backbone: nn.Module, weights: dict, path: str, prefix: str) -> 
 
 def check_pretrained_path(path: str) -> None:
     """Raise a :class:`MissingFileError` if ``path`` is a local file that does not exist."""
-    if is_local(path) and not osp.exists(osp.expanduser(path)):
+    if is_local(path) and not (osp.exists(osp.expanduser(path)) or shipped_weights(path)):
         raise MissingFileError(
             f"The pretrained backbone weights {path} do not exist: convert the authors' with "
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "

@@ -223,6 +223,16 @@ def test_models_by_name():
     assert build("mmpretrain::resnet/resnet18_8xb32_in1k.py:backbone").depth == 18
 
 
+def test_nchw_is_the_default_memory_format():
+    found = []
+    for name in (SMALL, f"{SMALL}:nchw"):
+        network = build(name)
+        Workload(name, network, "train", 2, (8, 12))
+        weights = [p for p in network.parameters() if p.dim() == 4]
+        found.append(all(p.is_contiguous() for p in weights))
+    assert found == [False, True]
+
+
 @pytest.mark.parametrize(
     "name, sentence",
     [

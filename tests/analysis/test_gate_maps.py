@@ -117,6 +117,17 @@ def planted(attention, channels=4):
     return gate_maps.Gates(attention, attention, attention, u3, 1 - u3, f)
 
 
+def texts_of(figure):
+    return figure.findobj(lambda artist: hasattr(artist, "get_text"))
+
+
+def cells(figure):
+    """The axes of the contact sheet's modules, two for each; headings have nothing but text."""
+    legend, body = figure.subfigs
+    assert "Red: the gate looks here more" in "".join(t.get_text() for t in texts_of(legend))
+    return [ax for ax in body.axes if ax.axison or ax.images]
+
+
 def redness(rgb):
     rgb = np.asarray(rgb)
     return rgb[:, :, 0] - rgb[:, :, 2]
@@ -129,7 +140,7 @@ def test_maps_lie_where_the_network_looked():
     attention = torch.zeros(2, 4)
     attention[0, 3] = 1
     figure = gate_maps.contact_sheet(sample, {"stages.0.0": planted(attention)})
-    maps, channels = figure.axes
+    maps, channels = cells(figure)
     assert "8.0 | 8.0 | 8.0" in maps.get_title()  # of eight positions
     drawn = redness(maps.images[0].get_array())
     height, width = 30, 96
@@ -152,7 +163,7 @@ def test_even_attention_looks_even():
     figure = gate_maps.contact_sheet(
         sample, {"transitions.0": planted(even), "stages.0.0": planted(even)}
     )
-    drawn = redness(figure.axes[0].images[0].get_array())[:, :96]
+    drawn = redness(cells(figure)[0].images[0].get_array())[:, :96]
     assert np.abs(drawn).max() < 0.05
 
 
@@ -165,12 +176,14 @@ def test_a_column_for_each_stage_and_all_modules(network):
     figure.draw_without_rendering()
     place = {
         ax.get_title().split()[0]: ax.get_position().get_points().mean(axis=0)
-        for ax in figure.axes[::2]
+        for ax in cells(figure)[::2]
     }
     assert list(place) == list(gates)
     assert place["stages.0.0"][1] > place["stages.0.1"][1] > place["transitions.0"][1]
     assert place["stages.1.0"][0] > place["stages.0.0"][0]
     assert place["stages.1.0"][1] == pytest.approx(place["stages.0.0"][1])
+    texts = [text.get_text() for text in texts_of(figure.subfigs[1])]
+    assert "Stage 0: 12 × 16 positions" in texts and "Stage 1: 6 × 8 positions" in texts
 
 
 def test_one_module_large():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,15 @@ from mmengine.runner.checkpoint import save_checkpoint
 from campaigns import signals
 
 
-def test_every_pair_of_values_is_in_the_choice():
-    chosen = {pair for case in signals.paired_cases() for pair in signals._pairs(case)}
-    assert chosen == {pair for case in signals.all_cases() for pair in signals._pairs(case)}
+@pytest.mark.parametrize("strength", [2, 3])
+def test_every_combination_of_so_many_values_is_in_the_choice(strength):
+    cases, chosen = signals.all_cases(), signals.few_cases(strength)
+    assert len(set(chosen)) == len(chosen) < len(cases) / 5
+
+    def parts(cases):
+        return {part for case in cases for part in combinations(enumerate(case), strength)}
+
+    assert parts(chosen) == parts(cases)
 
 
 @pytest.mark.slow(reason="a training to its end, and two that get a signal")

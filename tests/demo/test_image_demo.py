@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.configs import shapes_classifier, shapes_detector
 from helpers.exported import scatter, writes_onnx
+from helpers.networks import write_networks
 from mmdet.apis import DetInferencer
 from mmpretrain import ImageClassificationInferencer
-from PIL import Image
+from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 from mmhcgnet.engine import build_model, load_config
@@ -19,23 +19,13 @@ from mmhcgnet.engine.inference import TorchPredictor
 
 ROOT = Path(__file__).parents[2]
 DEMO = "../demo/image_demo.py"
-CONFIGS = dict(classifier=shapes_classifier(), detector=shapes_detector())
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A folder with a config and a checkpoint of each kind, and images."""
     folder = tmp_path_factory.mktemp("demo")
-    torch.manual_seed(0)
-    for name, text in CONFIGS.items():
-        (folder / f"{name}.py").write_text(text)
-        model = build_model(load_config(str(folder / f"{name}.py")))
-        scatter(model)
-        if name == "detector":
-            with torch.no_grad():
-                model.roi_head.bbox_head.fc_cls.bias[-1] = -3
-        meta = dict(dataset_meta=dict(classes=list("abcde")))
-        torch.save(dict(meta=meta, state_dict=model.state_dict()), folder / f"{name}.pth")
+    write_networks(folder)
     generator = np.random.default_rng(0)
     for name, size in {"a.png": (60, 80), "b.jpg": (90, 70), "more/a.png": (64, 64)}.items():
         path = folder / "images" / name
@@ -183,4 +173,25 @@ def test_a_mistake_ends_in_one_sentence(demo, work, args, sentence, tmp_path, mo
 
 
 def test_without_arguments_the_use_is_shown(start):
-    assert "INPUT MODEL" in start(DEMO, code=2).err
+    assert "INPUT [MODEL]" in start(DEMO, code=2).err
+
+
+def test_an_image_alone_is_for_the_detector_that_ships(start, tmp_path, monkeypatch):
+    """Five plain figures on white, as one draws them, each found as what it is."""
+    monkeypatch.chdir(tmp_path)
+    image = Image.new("RGB", (640, 480), (245, 245, 240))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((40, 60, 220, 190), fill=(200, 60, 60))
+    pen.rectangle((300, 50, 460, 160), fill=(60, 90, 200))
+    pen.polygon([(90, 430), (180, 260), (270, 430)], fill=(40, 150, 70))
+    spokes = [(90 if i % 2 == 0 else 38, (i / 5 - 0.5) * np.pi) for i in range(10)]
+    star = [(440 + r * np.cos(angle), 330 + r * np.sin(angle)) for r, angle in spokes]
+    pen.polygon(star, fill=(230, 160, 20))
+    pen.rectangle((550, 200, 590, 400), fill=(90, 60, 120))
+    pen.rectangle((500, 280, 635, 320), fill=(90, 60, 120))
+    image.save("drawn.png")
+    start(DEMO, "drawn.png", code=0)
+    found = json.loads((tmp_path / "outputs/predictions.json").read_text())
+    sure = [record["category_id"] for record in found if record["score"] > 0.5]
+    assert sorted(sure) == [1, 2, 3, 4, 5]
+    assert (tmp_path / "outputs/drawn.png").is_file()

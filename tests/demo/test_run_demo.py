@@ -77,3 +77,29 @@ def test_every_image_is_saved_with_the_truth_beside_the_prediction(demo, tmp_pat
         info = coco.imgs[image_id]
         picture = cv2.imread(str(tmp_path / "new/pictures" / f"{Path(info['file_name']).stem}.png"))
         assert picture.shape == (6 * info["height"], 12 * info["width"] + 6, 3)
+    # Of three images, which are less than four, the first two are a row.
+    overview = cv2.imread(str(tmp_path / "new/overview.png"))
+    assert overview.shape == (6 * 64, 2 * (12 * 64 + 6) + 24, 3)
+
+
+def test_an_image_is_judged_by_itself(demo, tmp_path):
+    shapes.write_detection(str(tmp_path), seed=0, images=1, val_images=2, size=64)
+    coco = COCO(tmp_path / "annotations" / "instances_val.json")
+    (first, second) = coco.getImgIds()
+    anns = coco.imgToAnns[first]
+    boxes = torch.tensor([ann["bbox"] for ann in anns])
+    boxes[:, 2:] += boxes[:, :2]
+    labels = torch.tensor([coco.getCatIds().index(ann["category_id"]) for ann in anns])
+    found = dict(bboxes=boxes, labels=labels, scores=torch.full((len(anns),), 0.5))
+    assert demo.image_ap(coco, dict(img_id=first, pred_instances=found)) == pytest.approx(1)
+    moved = dict(found, bboxes=boxes + 40)
+    assert demo.image_ap(coco, dict(img_id=first, pred_instances=moved)) == 0
+    nothing = {name: value[:0] for name, value in found.items()}
+    assert demo.image_ap(coco, dict(img_id=second, pred_instances=nothing)) == 0
+
+
+def test_the_images_shown_are_those_around_the_upper_quartile(demo):
+    aps = {image: (image * 7 % 100) / 100 for image in range(100)}  # each AP once
+    chosen = demo.choose(aps)
+    assert [aps[image] for image in chosen] == [0.76, 0.75, 0.74, 0.73]
+    assert demo.choose({1: 0.5, 2: 0.5, 3: 0.9}) == [3, 1, 2]

@@ -1,5 +1,6 @@
 """What a resumed run needs and MMEngine does not save."""
 
+import logging
 import os
 import signal
 import sys
@@ -133,7 +134,7 @@ class BatchSyncRandomResize(nn.Module):
 
     def __init__(self, size=None):
         super().__init__()
-        self._input_size = size
+        self._input_size, self._interval = size, 10
 
 
 def fake(size=None, hooks=()):
@@ -150,10 +151,25 @@ def test_the_size_of_batches_is_carried_over():
     assert resumed.model[0]._input_size == (320, 480)
 
 
+@pytest.mark.parametrize(
+    "resumed, iteration, processes, told",
+    [(True, 9, 2, True), (True, 10, 2, False), (True, 9, 1, False), (False, 0, 2, False)],
+)
+def test_sizes_of_first_batches_are_told(monkeypatch, caplog, resumed, iteration, processes, told):
+    monkeypatch.setattr(carried_state, "get_world_size", lambda: processes)
+    logger = logging.getLogger("sizes")
+    model = fake().model
+    runner = SimpleNamespace(model=model, _resume=resumed, iter=iteration, logger=logger)
+    carried_state.warn_of_first_sizes(runner)
+    assert ("not exact if the first batches of its processes" in caplog.text) == told
+
+
 def test_mmdetections_resize_has_what_is_carried():
     from mmdet.models import BatchSyncRandomResize as Resize
 
-    assert Resize((320, 640))._input_size is None and Resize.__name__ == "BatchSyncRandomResize"
+    resize = Resize((320, 640), interval=7)
+    assert resize._input_size is None and resize._interval == 7
+    assert Resize.__name__ == "BatchSyncRandomResize"
 
 
 @pytest.mark.parametrize(

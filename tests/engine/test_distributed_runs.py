@@ -1,16 +1,23 @@
 """Two processes train, die, are restarted and evaluate: torchrun around the scripts."""
 
+import os
 import pickle
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 from helpers.processes import run_torchrun, start_torchrun
-from helpers.scripts import TOOLS, run_new
+from helpers.scripts import TOOLS, run_new, session_members
 from PIL import Image
+
+from mmhcgnet.checkpoints import read_checkpoint
+from mmhcgnet.checkpoints.newest import find_newest
 
 CLASSES = ("dark", "light")
 CONFIG = """
@@ -70,6 +77,22 @@ class Dying(Hook):
             os.kill(os.getpid(), signal.SIGKILL)
 """
 
+STANDING = """
+import os, time
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Standing(Hook):
+    \"\"\"Both stand still in the fifth iteration until they were sent the signal.\"\"\"
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 4:
+            open(f"standing.{runner.rank}", "w").close()
+            while not os.path.exists("sent"):
+                time.sleep(0.01)
+"""
+
 
 pytestmark = pytest.mark.slow(reason="two processes that train, several times")
 
@@ -91,6 +114,9 @@ def folder(tmp_path_factory):
     (folder / "plain.py").write_text(CONFIG.replace("AUGMENT", "0.0"))
     (folder / "killed.py").write_text(augmented + KILLED)
     (folder / "dying.py").write_text(DYING)
+    (folder / "standing.py").write_text(STANDING)
+    standing = KILLED.replace("dying", "standing").replace("Dying", "Standing")
+    (folder / "stopped.py").write_text(augmented + standing)
     return folder
 
 
@@ -144,6 +170,35 @@ def test_a_process_that_dies_ends_the_run(warm, folder):
     assert result.code != 0 and time.monotonic() - start < 60
     assert (folder / "killed").exists() and (folder / "dead/epoch_1.pth").exists()
     assert not (folder / "dead/epoch_2.pth").exists()
+
+
+def test_a_signal_to_the_group_of_a_launcher_and_its_interpreters_saves(folder):
+    """What Ctrl-C, ``timeout`` and Slurm send it to; torchrun sends its processes one more."""
+    options = "--standalone --nproc-per-node=2"
+    argv = ("stopped.py", "--work-dir", "stopped", "--launcher", "pytorch")
+    command = ("-m", "torch.distributed.run", *options.split(), TOOLS / "train.py", *argv)
+    with open(folder / "stopped.log", "w") as log:
+        process = subprocess.Popen(
+            list(map(str, (sys.executable, *command))),
+            cwd=folder,
+            env=dict(os.environ, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1"),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        while len(list(folder.glob("standing.[01]"))) < 2:
+            assert process.poll() is None, (folder / "stopped.log").read_text()[-3000:]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        (folder / "sent").touch()
+        assert process.wait(timeout=120) == 1  # torchrun's own
+        assert not session_members(process.pid)
+    finally:
+        for pid in session_members(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    path = find_newest([str(folder / "stopped")]).path
+    assert path.endswith("/interrupted_iter_5.pth") and read_checkpoint(path)["meta"]["iter"] == 5
 
 
 def test_a_run_that_the_launcher_restarts_resumes_exactly(warm, folder, whole):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,3 +38,14 @@ def run_new(*command: object, cwd: Path | None = None, **env: str) -> Result:
         timeout=240,
     )
     return Result(process.returncode, process.stdout, process.stderr)
+
+
+def session_members(leader: int) -> list[int]:
+    """The processes of a session, such as that of a run, that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found

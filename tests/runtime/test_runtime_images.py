@@ -9,7 +9,7 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmpretrain.datasets.transforms import ResizeEdge
 from PIL import Image
 
-from mmhcgnet_runtime import RuntimeFileError, open_engine
+from mmhcgnet_runtime import Predictor, RuntimeFileError, open_engine
 from mmhcgnet_runtime.images import prepare, read, resize
 from mmhcgnet_runtime.masks import paste
 
@@ -72,7 +72,7 @@ def test_masks_are_pasted_as_in_mmdetection():
     assert paste(masks[:0], boxes[:0], (9, 8)).shape == (0, 9, 8)
 
 
-def test_images_of_every_kind(tmp_path):
+def test_images_of_every_kind(tmp_path, monkeypatch):
     image = picture(6, 9)
     Image.fromarray(image).save(tmp_path / "image.png")
     exif = Image.Exif()
@@ -88,6 +88,9 @@ def test_images_of_every_kind(tmp_path):
             read(wrong)
     with pytest.raises(RuntimeFileError, match="cannot be read"):
         read(tmp_path / "text.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow refuses twice as many
+    with pytest.raises(RuntimeFileError, match="cannot be read: .*decompression bomb"):
+        read(tmp_path / "image.png")
     with pytest.raises(FileNotFoundError):
         read("nowhere.png")
 
@@ -104,3 +107,54 @@ def test_files_that_are_no_models(tmp_path):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     with pytest.raises(RuntimeFileError, match="cannot read"):
         open_engine(str(tmp_path / "model.onnx"), "onnxruntime")
+
+
+@pytest.fixture
+def doubling(tmp_path):
+    """A file that doubles, with as little about itself as is taken for an exported model."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed, which writes the file")
+    helper, real = onnx.helper, onnx.TensorProto.FLOAT
+    sides = [helper.make_tensor_value_info(name, real, [2]) for name in ("images", "scores")]
+    node = helper.make_node("Add", ["images", "images"], ["scores"])
+    graph = helper.make_graph([node], "doubling", sides[:1], sides[1:])
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    helper.set_model_props(model, {"mmhcgnet": '{"task": "classification", "steps": []}'})
+    onnx.save(model, str(tmp_path / "doubling.onnx"))
+    return str(tmp_path / "doubling.onnx")
+
+
+def doubles(engine):
+    return engine(dict(images=np.array([1, 2], np.float32)))["scores"].tolist() == [2, 4]
+
+
+def test_providers_are_those_of_onnx_runtime(doubling, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    for providers in (
+        runtime.get_available_providers(),
+        [("CPUExecutionProvider", {"use_arena": "0"})],
+    ):
+        engine = open_engine(doubling, providers=providers)
+        names = [name if isinstance(name, str) else name[0] for name in providers]
+        assert engine._session.get_providers() == names and doubles(engine)
+    with pytest.raises(RuntimeFileError, match="has no MoonExecutionProvider here, but .*CPU"):
+        Predictor(doubling, providers=["MoonExecutionProvider", "CPUExecutionProvider"])
+    # One whose libraries are missing is said to be there, and is left out of the session.
+    there = ["CUDAExecutionProvider", *runtime.get_available_providers()]
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: there)
+    if "CUDAExecutionProvider" not in there[1:]:
+        with pytest.raises(RuntimeFileError, match="has no CUDAExecutionProvider here, but .*CPU"):
+            open_engine(doubling, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(RuntimeFileError, match="choose one"):
+        open_engine(doubling, "openvino", providers=["CPUExecutionProvider"])
+
+
+def test_the_device_is_one_of_openvino(doubling):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    engine = open_engine(doubling, device="AUTO")
+    assert "CPU" in engine._models[None].get_property("MULTI_DEVICE_PRIORITIES")  # AUTO's own
+    assert doubles(engine)
+    with pytest.raises(RuntimeFileError, match="openvino cannot read .*MOON"):
+        Predictor(doubling, device="MOON")
+    with pytest.raises(RuntimeFileError, match="choose one"):
+        open_engine(doubling, "onnxruntime", device="CPU")

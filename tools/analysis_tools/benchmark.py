@@ -5,6 +5,7 @@ type, mmdet.ResNet; a config file, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
 
   plain     HCGNet trained layer by layer, as in the paper, instead of in the memory-saving form
   with_cp   recomputing in the backward pass
+  nchw      in PyTorch's default memory format
   deploy    folded for inference
   compile   torch.compile, without a graph break
   backbone  the backbone of a config alone

@@ -8,4 +8,4 @@ released = dict(
     ),
     head=dict(init_cfg=None),  # PyTorch's default as well
 )
-custom_hooks = [dict(type="mmhcgnet.DropBlockHook")]
+released_hooks = [dict(type="mmhcgnet.DropBlockHook")]

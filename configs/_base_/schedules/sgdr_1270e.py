@@ -15,3 +15,5 @@ param_scheduler = [
 auto_scale_lr = dict(base_batch_size=128)
 train_cfg = dict(max_epochs=1270)
 default_hooks = dict(checkpoint=dict(interval=10))
+# The same numbers up to rounding, in some 0.6 of the time on a CPU.
+custom_hooks = [dict(type="mmhcgnet.ChannelsLastHook", cpu_only=True)]

@@ -9,7 +9,8 @@ A model is named ``NAME[:WORD ...]``. The name is one of
 
 A word is ``KEY=VALUE``, an argument of the model or a setting of the config, or one of these:
 ``plain``, HCGNet trained layer by layer; ``with_cp``, recomputing in the backward pass;
-``deploy``, folded for inference; ``compile``, by ``torch.compile`` without a graph break;
+``nchw``, in PyTorch's default memory format; ``deploy``, folded for inference; ``compile``, by
+``torch.compile`` without a graph break;
 ``backbone``, that of a config alone; ``onnxruntime`` or ``openvino``, exported and run there: of a
 detector with all from bytes to masks, of others what the network itself does.
 """
@@ -47,7 +48,7 @@ from mmhcgnet.models import ARCHITECTURES, HCGNet
 from mmhcgnet_runtime import RuntimeFileError, open_engine
 
 ENGINES = ("onnxruntime", "openvino")
-FORMS = ("backbone", "plain", "with_cp", "deploy", "compile", *ENGINES)
+FORMS = ("backbone", "plain", "with_cp", "nchw", "deploy", "compile", *ENGINES)
 # Objects in each image of a detector's batch; COCO has 7 on average.
 NUM_OBJECTS = 7
 
@@ -58,8 +59,7 @@ def build(name: str) -> nn.Module:
     Raises:
         UsageError: If the model does not exist, or not in this form.
     """
-    # Not at the two colons in front of a path inside a package.
-    base, *words = re.split("(?<!:):(?!:)", name)
+    base, *words = _split(name)
     if base == "torchvision":
         base = f"torchvision:{words.pop(0)}" if words else base
     forms = [word for word in words if "=" not in word]
@@ -88,6 +88,11 @@ def build(name: str) -> nn.Module:
     if engines and ("compile" in forms or len(engines) > 1):
         raise UsageError(f"{name}: one engine or compiler runs a model; leave the others out.")
     return InEngine(model, *engines) if engines else model
+
+
+def _split(name: str) -> list[str]:
+    # Not at the two colons in front of a path inside a package.
+    return re.split("(?<!:):(?!:)", name)
 
 
 def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.Module:
@@ -213,7 +218,7 @@ class Workload:
         batch_size: Images in the batch.
         size: Height and width of the images in pixels; detectors pad them as their config says.
         device: Where to compute.
-        channels_last: Let convolutions compute in that memory format.
+        channels_last: Let convolutions compute in that memory format, without the word ``nchw``.
 
     Raises:
         UsageError: If there is nothing to train, MMCV's ops do not exist for the device, or an
@@ -232,6 +237,7 @@ class Workload:
     ) -> None:
         self.trains = task == "train"
         self.batch_size = batch_size
+        channels_last = channels_last and "nchw" not in _split(name)
         if isinstance(model, InEngine):
             if self.trains or device != "cpu":
                 raise UsageError(f"{name}: engines run forward passes on a CPU alone.")

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmhcgnet.analysis import paper
 from mmhcgnet.engine.configs import toolbox_missing
 from mmhcgnet.engine.models import build_model
-from mmhcgnet.model_index import shipped_path
+from mmhcgnet.paths import shipped_path
 
 from .counting import Complexity, count, input_shape
 

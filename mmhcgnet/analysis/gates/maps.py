@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -193,11 +193,23 @@ def _overlay(picture: np.ndarray, attention: Tensor, sample: Sample) -> np.ndarr
     return lay_over(picture, _relative(attention), sample.covered, _colours(attention))
 
 
+_TITLE = "Where the gates of HCGNet look in an image, module by module"
+_LEGEND = """\
+HCGNet is a chain of modules, in stages whose maps get coarser. In each module, gates look at all positions
+of the map, and then decide for every channel what goes on to the next module.
+
+Red: the gate looks here more than on average. Blue: less. Grey: as much as on average. The numbers are the
+highest weights of the three maps, in units of the mean: at 1.0, a gate looks everywhere alike.
+
+The chart next to the maps shows what the gates decide, with the channels sorted; the one on the right says
+which is which."""  # noqa: E501
+
+
 def contact_sheet(sample: Sample, gates: Mapping[str, Gates]) -> Figure:
     """Draw all modules: a column for each stage, its transition to the next one in the last row.
 
     Each has its three maps, red where the weight lies above the mean, and its channel weights,
-    sorted: ``u3`` as an area and ``f`` as a line.
+    sorted: ``u3`` as an area and ``f`` as a line. What they are is said above.
 
     Args:
         sample: The image.
@@ -216,30 +228,67 @@ def contact_sheet(sample: Sample, gates: Mapping[str, Gates]) -> Figure:
     # Three maps with gaps, and the weights in a panel of one and a half times the height.
     strip = 3 * width + 2 * 2
     cell = (strip + 1.5 * _THUMBNAIL) / 100 + 0.25, height / 100 + 0.3
-    figure = new_figure(max(columns * cell[0], 6.5), rows * cell[1] + 0.5)
-    grid = figure.add_gridspec(rows, 2 * columns, width_ratios=[strip, 1.5 * _THUMBNAIL] * columns)
+    heights = [2.4, rows * cell[1] + 0.6]
+    figure = new_figure(max(columns * cell[0], 11), sum(heights))
+    figure.suptitle(_TITLE, fontsize=14, fontweight="bold")
+    top, body = figure.subfigures(2, 1, height_ratios=heights)
+    _draw_legend(top, sample)
+    grid = body.add_gridspec(
+        1 + rows,
+        2 * columns,
+        width_ratios=[strip, 1.5 * _THUMBNAIL] * columns,
+        height_ratios=[0.45, *[cell[1]] * rows],
+    )
     for name, (row, column) in places.items():
         row = last if row is None else row
         maps = [getattr(gates[name], key) for key in _MAPS]
+        if row == 0:
+            heading = body.add_subplot(grid[0, 2 * column : 2 * column + 2])
+            heading.set_axis_off()
+            size = " × ".join(map(str, maps[0].shape))
+            heading.text(0, 0.5, f"Stage {column}: {size} positions", fontsize=10)
+            for i, short in enumerate(("update 3×3", "update dilated", "forget")):
+                at = (i + 0.5) * width / (strip + 1.5 * _THUMBNAIL)
+                heading.text(at, -0.3, short, fontsize=8, ha="center")
         gap = np.ones((height, 2, 3))
         overlays = [_overlay(picture, attention, sample) for attention in maps]
-        ax = figure.add_subplot(grid[row, 2 * column])
+        ax = body.add_subplot(grid[1 + row, 2 * column])
         ax.imshow(np.hstack([overlays[0], gap, overlays[1], gap, overlays[2]]))
         ax.set_axis_off()
         peaks = " | ".join(f"{_relative(attention).max():.1f}" for attention in maps)
-        ax.set_title(f"{name}   {peaks}", fontsize=7, pad=2)
-        _draw_sorted(figure.add_subplot(grid[row, 2 * column + 1]), gates[name])
-    figure.suptitle(
-        f"Maps: {' | '.join(_MAPS.values())}; blue below the mean, red above, with the highest "
-        "weight in units of the mean.\n"
-        "Channels, sorted: u3 (area; u5 is the rest) and f (line), from 0 to 1.",
-        fontsize=8,
-    )
+        ax.set_title(f"{name}   {peaks}", fontsize=8, pad=2)
+        _draw_sorted(body.add_subplot(grid[1 + row, 2 * column + 1]), gates[name])
     return figure
 
 
+def _draw_legend(figure: Any, sample: Sample) -> None:
+    """Draw the image, and say what is to be seen."""
+    image, text, bar, chart = figure.subplots(
+        1, 4, gridspec_kw=dict(width_ratios=[1.3, 4.6, 0.12, 1.9])
+    )
+    image.imshow(sample.picture)
+    image.set_title("The image", fontsize=9)
+    image.set_axis_off()
+    text.set_axis_off()
+    text.text(0, 1, _LEGEND, fontsize=11, va="top", linespacing=1.4)
+    even = torch.ones(1, 2)
+    scale = figure.colorbar(_colours(even), cax=bar, ticks=[0, 1, 2])
+    scale.ax.set_yticklabels(["less", "average", "twice\nor more"], fontsize=8)
+    share, kept = np.linspace(0.85, 0.4, 40), np.linspace(0.65, 0.15, 40)
+    _draw_stairs(chart, share, kept)
+    chart.set_title("One column for each channel", fontsize=9)
+    chart.text(39, 0.8, "from the dilated\n3×3 branch (u5)", fontsize=8, ha="right")
+    chart.text(1, 0.05, "from the 3×3 branch (u3)", fontsize=8, color="white")
+    chart.text(1, 0.45, "line: kept by\nthe forget gate (f)", fontsize=8, color="white")
+
+
 def _draw_sorted(ax: Axes, gates: Gates) -> None:
-    u3, f = (values.sort(descending=True).values.numpy() for values in (gates.u3, gates.f))
+    _draw_stairs(
+        ax, *(values.sort(descending=True).values.numpy() for values in (gates.u3, gates.f))
+    )
+
+
+def _draw_stairs(ax: Axes, u3: np.ndarray, f: np.ndarray) -> None:
     # Edges of steps, so that a single channel has a width, too.
     places = np.arange(len(u3) + 1)
     ax.stairs(u3, places, fill=True, color=_U3)

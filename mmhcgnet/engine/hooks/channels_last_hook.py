@@ -16,7 +16,13 @@ class ChannelsLastHook(Hook):
 
     Its maps are handed on as ``(N, C, H, W)`` in memory: MMCV's RoIAlign reads any other order
     wrongly and does not say so. The numbers stay the same, up to rounding.
+
+    Args:
+        cpu_only: Do nothing on other devices: without mixed precision, GPUs may be slower with it.
     """
+
+    def __init__(self, cpu_only: bool = False) -> None:
+        self.cpu_only = cpu_only
 
     def before_train(self, runner: Runner) -> None:
         """Convert the backbone before training."""
@@ -31,6 +37,9 @@ class ChannelsLastHook(Hook):
         self._convert(runner)
 
     def _convert(self, runner: Runner) -> None:
+        parameter = next(runner.model.parameters(), None)
+        if self.cpu_only and parameter is not None and parameter.device.type != "cpu":
+            return
         # Test-time augmentation wraps a model, semi-supervised training two.
         backbones = [getattr(module, "backbone", None) for module in runner.model.modules()]
         backbones = [backbone for backbone in backbones if isinstance(backbone, nn.Module)]

@@ -172,6 +172,10 @@ class InterruptHook(Hook):
         if self._received:
             raise SystemExit(128 + self._received)
 
+    def let_go(self, runner: Runner) -> None:
+        """Give the signals back where an error ends the run and its process goes on."""
+        self._restore()
+
     def _end_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
         if self._saver is None or not has_stepped(runner.optim_wrapper):
             return

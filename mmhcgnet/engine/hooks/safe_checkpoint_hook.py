@@ -22,7 +22,13 @@ from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
 from mmhcgnet.checkpoints.newest import name_pattern
 from mmhcgnet.checkpoints.run_lock import lock_folder
-from mmhcgnet.engine.carried_state import CARRIED, collect, restore, warn_of_lost_gradients
+from mmhcgnet.engine.carried_state import (
+    CARRIED,
+    collect,
+    restore,
+    warn_of_first_sizes,
+    warn_of_lost_gradients,
+)
 from mmhcgnet.errors import UsageError
 from mmhcgnet.paths import is_local
 from mmhcgnet.weights import listed, not_finite
@@ -73,6 +79,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._lock = lock_folder(self.out_dir)
         self._name_run(runner)
         warn_of_lost_gradients(runner, self.interval, self.by_epoch)
+        warn_of_first_sizes(runner)
         # A model may hold an infinity by design, as in a mask.
         buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
         self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}
@@ -120,6 +127,10 @@ class SafeCheckpointHook(CheckpointHook):
     def after_train(self, runner: Runner) -> None:
         """Save what is asked for at the end, and let others train in the folder."""
         super().after_train(runner)
+        self.let_go(runner)
+
+    def let_go(self, runner: Runner) -> None:
+        """Let others train in the folder."""
         self._lock = None
 
     def save_interrupted(

@@ -144,6 +144,15 @@ class _Resumable:
             self.runner.call_hook("cut_off", error=error)
             raise
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hooks give back what they hold of the process, whatever ends the run in here."""
+        try:
+            yield
+        except BaseException:
+            self.runner.call_hook("let_go")
+            raise
+
     def _load(self, last: float = inf) -> Iterator[Any]:
         """The batches of a pass, of which there are no more than ``last``."""
         with self._at_rest():
@@ -237,12 +246,13 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                 "batches are trained.",
                 "current",
             )
-        self.runner.call_hook("before_train")
-        self._finish_validation()
-        while self._epoch < self._max_epochs and not self.stop_training:
-            self.run_epoch()
-            self._validate()
-        self.runner.call_hook("after_train")
+        with self._held():
+            self.runner.call_hook("before_train")
+            self._finish_validation()
+            while self._epoch < self._max_epochs and not self.stop_training:
+                self.run_epoch()
+                self._validate()
+            self.runner.call_hook("after_train")
         self._end_workers()
         return self.runner.model
 
@@ -334,16 +344,17 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
                 logging.WARNING,
             )
         self._note_begin(0, 0)
-        self.runner.call_hook("before_train")
-        # The whole training is one epoch to the hooks, as in MMEngine.
-        self.runner.call_hook("before_train_epoch")
-        self._finish_validation()
-        while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
-            self.run_iter(next(self.dataloader_iterator))
-            self._validate()
-        self.runner.call_hook("after_train_epoch")
-        self.runner.call_hook("after_train")
+        with self._held():
+            self.runner.call_hook("before_train")
+            # The whole training is one epoch to the hooks, as in MMEngine.
+            self.runner.call_hook("before_train_epoch")
+            self._finish_validation()
+            while self._iter < self._max_iters and not self.stop_training:
+                self.runner.model.train()
+                self.run_iter(next(self.dataloader_iterator))
+                self._validate()
+            self.runner.call_hook("after_train_epoch")
+            self.runner.call_hook("after_train")
         self.dataloader_iterator.close()
         self._end_workers()
         return self.runner.model

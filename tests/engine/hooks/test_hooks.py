@@ -83,6 +83,45 @@ def test_channels_last_leaves_the_weights_of_a_wrapped_model_as_they_are():
     assert all(x.is_contiguous() for x in maps)
 
 
+def test_channels_last_gives_the_gradients_of_the_default_format():
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    arch = dict(depths=(2, 2), growth_rates=(12, 20), stem="cifar")
+    gradients = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        model = MODELS.build(
+            dict(
+                type="mmpretrain.ImageClassifier",
+                backbone=dict(type="mmhcgnet.HCGNet", arch=arch),
+                neck=dict(type="GlobalAveragePooling"),
+                head=dict(type="LinearClsHead", num_classes=3, in_channels=64),
+            )
+        ).double()
+        if channels_last:
+            hook = HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook", cpu_only=True))
+            hook.before_train(SimpleNamespace(model=model))
+            assert model.backbone.stages[0][0].branch3.conv.weight.is_contiguous(
+                memory_format=torch.channels_last
+            )
+        score = model.head.fc(model.extract_feat(images)[-1])
+        score.square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    plain, turned = gradients
+    assert any(gradient.abs().max() > 1e-3 for gradient in plain.values())
+    for name, gradient in plain.items():
+        torch.testing.assert_close(turned[name], gradient, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_channels_last_leaves_other_devices_alone_if_asked_to():
+    model = Model().to("meta")
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook", cpu_only=True)).before_train(
+        SimpleNamespace(model=model)
+    )
+    assert not model.backbone._forward_hooks
+    HOOKS.build(dict(type="mmhcgnet.ChannelsLastHook")).before_train(SimpleNamespace(model=model))
+    assert model.backbone._forward_hooks
+
+
 @pytest.mark.parametrize("names", [("module",), ("student", "teacher"), ("a", "b", "c")])
 def test_channels_last_finds_the_backbones_of_whatever_wraps_models(names):
     # As test-time augmentation does, and semi-supervised training.

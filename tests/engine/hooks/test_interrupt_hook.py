@@ -2,13 +2,20 @@
 
 import os
 import signal
+import sys
 import time
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_processes
 from mmengine.hooks import EMAHook
-from test_safe_checkpoint_hook import (
+
+sys.path.append(str(Path(__file__).parent))
+from test_safe_checkpoint_hook import (  # noqa: E402
     At,
+    Line,
     Numbers,
     Scores,
     files,
@@ -19,11 +26,12 @@ from test_safe_checkpoint_hook import (
     weights,
 )
 
-from mmhcgnet.checkpoints import read_checkpoint
-from mmhcgnet.checkpoints.newest import find_newest
-from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
-from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
-from mmhcgnet.errors import UsageError
+from mmhcgnet.checkpoints import read_checkpoint  # noqa: E402
+from mmhcgnet.checkpoints.newest import find_newest  # noqa: E402
+from mmhcgnet.checkpoints.run_lock import lock_folder  # noqa: E402
+from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook  # noqa: E402
+from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop  # noqa: E402
+from mmhcgnet.errors import UsageError  # noqa: E402
 
 SHORT = dict(type=ResumableEpochLoop, max_epochs=1)
 LOOPS = dict(epoch=None, iter=dict(type=ResumableIterLoop, max_iters=16))
@@ -250,6 +258,53 @@ def test_an_error_of_a_hook_saves_nothing(tmp_path):
     with pytest.raises(OSError, match="gone"):
         run(tmp_path, at, scores=[1, 2], interval=10)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_an_error_within_an_iteration_saves_nothing(tmp_path, monkeypatch, kind):
+    """The process may go on, as in a notebook: it has its signals back, and others the folder."""
+    forward, calls = Line.forward, count()
+
+    def breaks(self, inputs, mode="tensor"):
+        return fail() if next(calls) == 5 else forward(self, inputs, mode)
+
+    monkeypatch.setattr(Line, "forward", breaks)
+    with pytest.raises(OSError, match="gone"):
+        run(
+            tmp_path,
+            loop=LOOPS[kind],
+            interval=1 if kind == "epoch" else 4,
+            by_epoch=kind == "epoch",
+        )
+    assert files(tmp_path) == ["epoch_1.pth" if kind == "epoch" else "iter_4.pth"]
+    lock_folder(str(tmp_path)).close()
+
+
+def launched(rank):
+    os.environ["LOCAL_RANK"] = str(rank)
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
+    return dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
+
+
+def lose_data_in_one(rank, folder):
+    """The other process loses its connection within an iteration."""
+    with pytest.raises(UsageError if rank == 1 else RuntimeError):
+        run(f"{folder}/parts", data=Fails(fail) if rank == 1 else None, launched=launched(rank))
+
+
+def go_on_in_two(rank, folder):
+    run(f"{folder}/whole", launched=launched(rank))
+    run(f"{folder}/parts", launched=launched(rank), resume=newest(f"{folder}/parts"))
+
+
+def test_what_one_of_two_processes_cannot_load_ends_a_run_that_is_saved(warm, tmp_path):
+    run_processes(warm, lose_data_in_one, tmp_path)
+    assert newest(tmp_path / "parts") == f"{tmp_path}/parts/interrupted_iter_5.pth"
+    (tmp_path / "meeting").unlink(missing_ok=True)
+    run_processes(warm, go_on_in_two, tmp_path)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    whole, parts = (weights(tmp_path, f"{name}/epoch_4.pth") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_where_nothing_was_trained_nothing_is_saved(tmp_path):

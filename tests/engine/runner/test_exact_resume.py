@@ -2,23 +2,29 @@
 
 import os
 import random
+import shutil
 import signal
 from contextlib import nullcontext
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.processes import run_processes
 from helpers.reference import TINY_CIFAR, make_arch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 from mmengine.runner import Runner
+from torch import nn
 
 from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.hooks.interrupt_hook import InterruptHook
 from mmhcgnet.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from mmhcgnet.engine.runner.loops import ResumableEpochLoop, ResumableIterLoop
+from mmhcgnet.models import DropBlock
 
 IMAGES, BATCH = 14, 4
 PASS = IMAGES // BATCH  # iterations; the last two images are left out
@@ -376,3 +382,99 @@ def test_a_run_that_a_signal_ended_is_resumed(whole, tmp_path, kind):
     runner = build(folder, kind, workers=2, ema=True, resume=checkpoint, **changes)
     runner.train()
     assert_same(state(runner), state(expected))
+
+
+# Two processes
+
+
+@TRANSFORMS.register_module()
+class OneBox:
+    """Half of the picture is the object."""
+
+    def __call__(self, results):
+        height, width = results["img"].shape[:2]
+        results["gt_bboxes"] = np.array([[0, 0, width / 2, height]], np.float32)
+        results["gt_bboxes_labels"] = np.array([results["gt_label"]])
+        results["gt_ignore_flags"] = np.zeros(1, bool)
+        return results
+
+
+class Resized(BaseModel):
+    """HCGNet with DropBlock on batches of a size that MMDetection changes every other iteration."""
+
+    def __init__(self):
+        resize = dict(
+            type="mmdet.BatchSyncRandomResize", random_size_range=(16, 48), interval=2,
+            size_divisor=16,
+        )  # fmt: skip
+        super().__init__(
+            dict(
+                type="mmdet.DetDataPreprocessor", mean=[128] * 3, std=[64] * 3,
+                batch_augments=[resize],
+            )
+        )  # fmt: skip
+        dropblock = dict(block_size=2, drop_prob=0.5)
+        self.backbone = MODELS.build(
+            dict(type="mmhcgnet.HCGNet", arch=make_arch(TINY_CIFAR), dropblock=dropblock)
+        )
+        self.fc = nn.Linear(32, 5)
+        self.sizes, self.strengths = [], []
+
+    def forward(self, inputs, data_samples, mode="tensor"):
+        self.sizes.append(tuple(inputs.shape[2:]))
+        self.strengths += {m.strength for m in self.backbone.modules() if isinstance(m, DropBlock)}
+        boxes = torch.cat([sample.gt_instances.bboxes for sample in data_samples])
+        labels = torch.cat([sample.gt_instances.labels for sample in data_samples])
+        scores = self.fc(self.backbone(inputs)[-1].mean((2, 3)))
+        return dict(loss=nn.functional.cross_entropy(scores, labels) + boxes.mean() / 100)
+
+
+def build_resized(folder, *hooks, processes=2, **options):
+    """``processes`` share the batches."""
+    pack = dict(type="mmdet.PackDetInputs", meta_keys=("sample_idx", "img_shape"))
+    pipeline = [*PIPELINE[:-1], dict(type="OneBox"), pack]
+    loader = dict(
+        batch_size=BATCH // processes, dataset=dict(type="MemoryPictures", pipeline=pipeline)
+    )
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False)
+    launched = dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
+    saving = dict(logger=None, checkpoint=dict(type=SafeCheckpointHook, interval=2))
+    torch.manual_seed(0)
+    return build(
+        folder, "epoch", ema=True, model=Resized(), loader=loader, default_hooks=saving,
+        hooks=[*hooks, InterruptHook()], **(launched if processes > 1 else {}), **options,
+    )  # fmt: skip
+
+
+def resize_in_two(rank, folder):
+    """The second process gets a signal after the size was changed."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    use_safe_loader()
+    whole = build_resized(f"{folder}/whole")
+    whole.train()
+    with pytest.raises(SystemExit) as end:
+        build_resized(f"{folder}/parts", *([Signal(4)] if rank == 1 else [])).train()
+    assert end.value.code == 128 + signal.SIGTERM
+    saved = Path(folder, "parts/interrupted_iter_5.pth")
+    if rank == 0:
+        shutil.copy(saved, folder)
+    resumed = build_resized(saved.parent, resume=saved)
+    resumed.train()
+    assert resumed.note.seen == whole.note.seen[5:]
+    if rank == 0:  # of the other one nobody saves the running statistics
+        assert_same(state(resumed), state(whole))
+    model = whole.model.module
+    assert len(set(model.sizes)) > 1 and model.sizes[5] != (16, 16)
+    assert len(set(model.strengths)) == 1 + 6  # none in three, then another in each
+
+
+def test_two_processes_resume_with_the_same_sizes_and_drops(warm, tmp_path, capsys):
+    run_processes(warm, resize_in_two, tmp_path)
+    # One process has as many batches, and all that it sees in them is other images.
+    resumed = build_resized(
+        tmp_path / "one", processes=1, resume=tmp_path / "interrupted_iter_5.pth"
+    )
+    resumed.train()
+    said = capsys.readouterr().out
+    assert "it starts over, with processes 2 (now 1), batch size 2 (now 4)" in said
+    assert [idx for idx, *_ in resumed.note.seen] == [0, 1, 2] * 2

@@ -1,0 +1,89 @@
+"""Split a file in COCO's format into one for training and one for validation.
+
+train.json and val.json are written next to ANNOTATIONS, with the same categories. Images are drawn
+at random; the same seed draws the same. Images of one scene, such as frames of a video, belong into
+one part: split those by hand.
+"""
+
+import argparse
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", type=Path, metavar="ANNOTATIONS")
+    parser.add_argument(
+        "--share", type=float, default=0.2, help="of the images for validation (default: 0.2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--force", action="store_true", help="overwrite files that are there")
+    args = parser.parse_args()
+    if not 0 < args.share < 1:
+        parser.error("--share must lie between 0 and 1")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write both files."""
+    import json
+
+    from mmhcgnet.cli import UsageError, write_atomically
+
+    try:
+        content = json.loads(args.annotations.read_text(encoding="utf-8"))
+        images, annotations = list(content["images"]), list(content["annotations"])
+        numbers = [image["id"] for image in images]
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        of_images = [(note["image_id"], note["category_id"]) for note in annotations]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{args.annotations} cannot be read as COCO's format, with images, annotations and "
+            f"categories: {type(error).__name__}: {error}."
+        ) from error
+    held_out = round(args.share * len(numbers))
+    if not 0 < held_out < len(numbers):
+        raise UsageError(
+            f"{args.annotations} has {len(numbers)} images, of which {held_out} would be for "
+            "validation: give it more images, or choose another share."
+        )
+    drawn = set(random.Random(args.seed).sample(sorted(numbers), held_out))
+    parts = dict(train=set(numbers) - drawn, val=drawn)
+    paths = {name: args.annotations.with_name(f"{name}.json") for name in parts}
+    for path in paths.values():
+        if path.exists() and (not args.force or path.samefile(args.annotations)):
+            raise UsageError(f"{path} already exists: move it away, or add --force.")
+
+    counts = {}
+    for name, part in parts.items():
+        # All else, such as licences and image ids, stays as it is.
+        half = dict(
+            content,
+            images=[image for image in images if image["id"] in part],
+            annotations=[note for note in annotations if note["image_id"] in part],
+        )
+        write_atomically(str(paths[name]), json.dumps(half).encode())
+        counts[name] = Counter(category for image, category in of_images if image in part)
+        print(f"{paths[name]}: {len(part)} images, {len(half['annotations'])} objects")
+    for name, found in counts.items():
+        absent = sorted(names[number] for number in names if not found[number])
+        if absent:
+            print(f"warning: {paths[name]} has no object of: {', '.join(absent)}", file=sys.stderr)
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        from mmhcgnet.cli.report import report_usage_errors
+    except KeyboardInterrupt:
+        sys.exit(130)
+    with report_usage_errors():
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
