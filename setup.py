@@ -71,6 +71,7 @@ setup(
         "onedl": requirements("onedl"),
         "onedl-mmseg": requirements("onedl-mmseg"),
         "openmmlab": requirements("openmmlab"),
+        "openmmlab-mmseg": requirements("openmmlab-mmseg"),
         "mim": requirements("mminstall"),
         "analysis": requirements("analysis"),
         "deploy": requirements("deploy"),

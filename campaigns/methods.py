@@ -2,9 +2,10 @@
 
     python -m campaigns.methods [--match NAME]
 
-The methods are those that HCGNet is the backbone of besides the paper's own: detectors, and
-training without labels. Each runs as its config says, but for the data (four images to train and
-two to test with), fewer queries and proposals, and weights that start from scratch.
+The methods are those that HCGNet is the backbone of besides the paper's own: detectors, segmentors
+and training without labels. Those of a toolbox that is not installed are skipped. Each runs as its
+config says, but for the data (four images to train and two to test with), fewer queries and
+proposals, and weights that start from scratch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import re
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,12 @@ SIZE = (96, 96)
 PATIENCE = 600  # seconds for a run
 OWN = ("hcgnet", "mask_rcnn")  # the paper's own methods, which the tests train
 CLASSES = dict(classes=shapes.CATEGORIES)
-PANOPTIC_CLASSES = dict(
+SEMANTIC_CLASSES = dict(
     classes=(*shapes.CATEGORIES, *shapes.BACKGROUNDS),
-    thing_classes=shapes.CATEGORIES,
-    stuff_classes=shapes.BACKGROUNDS,
     palette=[*shapes.METAINFO["palette"], *shapes.BACKGROUND_PALETTE],
+)
+PANOPTIC_CLASSES = dict(
+    SEMANTIC_CLASSES, thing_classes=shapes.CATEGORIES, stuff_classes=shapes.BACKGROUNDS
 )
 
 
@@ -70,6 +73,8 @@ def shrink(cfg: Config, data: Path) -> Config:
     preprocessor = cfg.model.get("data_preprocessor") or {}
     for augment in preprocessor.get("batch_augments") or []:
         augment["size"] = SIZE
+    if "size" in preprocessor:  # MMSegmentation's
+        preprocessor["size"] = SIZE
     for name in ("train", "val", "test"):
         if loader := cfg.get(f"{name}_dataloader"):
             _shrink_loader(loader, name, data)
@@ -88,7 +93,8 @@ def shrink(cfg: Config, data: Path) -> Config:
 
 def _shrink_classes(node: dict) -> None:
     things, backgrounds = len(shapes.CATEGORIES), len(shapes.BACKGROUNDS)
-    numbers = dict(num_classes={80: things}, num_things_classes={80: things})
+    numbers = dict(num_classes={80: things, 150: things + backgrounds})
+    numbers |= dict(num_things_classes={80: things})
     numbers |= dict(num_stuff_classes={53: backgrounds})
     for key, changes in numbers.items():
         if node.get(key) in changes:
@@ -120,6 +126,14 @@ def _shrink_loader(loader: dict, name: str, data: Path) -> None:
             metainfo=PANOPTIC_CLASSES,
             **common,
         )
+    elif kind == "ADE20KDataset":
+        dataset = dict(
+            type="BaseSegDataset",
+            data_prefix=dict(img_path=split, seg_map_path=f"semantic/{split}"),
+            img_suffix=".png",
+            metainfo=SEMANTIC_CLASSES,
+            **common,
+        )
     else:  # ImageNet without its labels
         images = str(data / "classification")
         dataset = dict(
@@ -147,6 +161,8 @@ def _shrink_transform(transform: Any) -> Any:
     for key in ("scale", "crop_size"):
         if key in transform:
             transform[key] = SIZE[0] if isinstance(transform[key], int) else SIZE
+    if "reduce_zero_label" in transform:
+        transform["reduce_zero_label"] = False
     if kind == "RandomChoiceResize":
         transform["scales"] = [SIZE, (64, 64)]
     if kind == "RandomCrop" and transform.get("crop_type") == "absolute_range":
@@ -161,6 +177,12 @@ def _shrink_evaluator(evaluator: dict, data: Path) -> None:
     elif type_name(evaluator) == "CocoPanopticMetric":
         evaluator["ann_file"] = str(annotations / "panoptic_val.json")
         evaluator["seg_prefix"] = str(annotations / "panoptic_val")
+
+
+def missing_toolbox(path: Path) -> str:
+    """The package that a config needs and that is not installed, and nothing if it is there."""
+    scope = Config.fromfile(path).default_scope
+    return "" if find_spec(scope) else scope
 
 
 def try_config(warm: Warm, path: Path, folder: Path) -> str:
@@ -181,11 +203,11 @@ def try_config(warm: Warm, path: Path, folder: Path) -> str:
         return f"training ended with {result.code} after {len(trained)} iterations: {log[-1500:]}"
     if "test_dataloader" not in cfg:
         return ""
-    (checkpoint,) = work_dir.glob("*_[12].pth")
+    (checkpoint,) = (p for p in work_dir.glob("*_[12].pth") if not p.name.startswith("best"))
     arguments = (small, checkpoint, "--work-dir", work_dir / "test")
     result = warm.run(ROOT / "tools/test.py", *arguments, cwd=folder, timeout=PATIENCE)
     log = result.out + result.err
-    measured = re.findall(r"(coco/bbox_mAP|coco/segm_mAP|coco_panoptic/PQ): +-?[\d.]+", log)
+    measured = re.findall(r"(coco/bbox_mAP|coco/segm_mAP|coco_panoptic/PQ|mIoU): +-?[\d.]+", log)
     if result.code or not measured:
         return f"the test ended with {result.code} and measured nothing: {log[-1500:]}"
     return ""
@@ -202,6 +224,9 @@ def main() -> None:
         folder = Path(name)
         write_data(folder)
         for path in find_configs(args.match):
+            if package := missing_toolbox(path):
+                print(f"{path.stem}: skipped, as {package} is not installed", flush=True)
+                continue
             problem = try_config(warm, path, folder)
             (failed if problem else passed).append(path.stem)
             print(f"{path.stem}: {problem or 'trained and tested'}", flush=True)

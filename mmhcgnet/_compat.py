@@ -107,11 +107,16 @@ def _fail(problem: str, remove: list[str], line: str) -> None:
     )
 
 
-def install_command() -> str:
-    """The command that installs all MM packages of the line that is there."""
+def install_command(optional: str | None = None) -> str:
+    """The command that installs the MM packages of the line that is there.
+
+    Args:
+        optional: The module of one more, that this package does not need: ``"mmseg"``.
+    """
     upstream = _PACKAGES[0].distributions["openmmlab"]
     line = "openmmlab" if any(map(_is_installed, upstream)) else "onedl"
-    return f"pip install --no-build-isolation {_own_requirement(line)}"
+    extras = f"{line},{line}-{optional}" if optional else line
+    return f"pip install --no-build-isolation {_own_requirement(extras)}"
 
 
 def _is_installed(name: str) -> bool:
@@ -122,10 +127,10 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _own_requirement(line: str) -> str:
+def _own_requirement(extras: str) -> str:
     """How pip is to name this package: pip knows an installed one, else by its source folder."""
     try:
         metadata.version("mmhcgnet")
     except metadata.PackageNotFoundError:
-        return f'-e "{Path(__file__).resolve().parents[1]}[{line}]"'
-    return f'"mmhcgnet[{line}]"'
+        return f'-e "{Path(__file__).resolve().parents[1]}[{extras}]"'
+    return f'"mmhcgnet[{extras}]"'

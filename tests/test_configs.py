@@ -21,6 +21,7 @@ LEAVES = sorted(path for path in CONFIGS.rglob("*.py") if "_base_" not in path.p
 NAMED = {path.stem: path for path in LEAVES}
 # Those that the helper has made of a toolbox's config.
 ADAPTED = [path for path in LEAVES if re.search(r'_base_ = \[\s*"\w+::', path.read_text())]
+SEGMENTORS = [path for path in LEAVES if path.name.endswith("_ade20k-512x512.py")]
 CLASSIFIERS = [path for path in LEAVES if path.name.startswith("hcgnet-")]
 PAPER_RECIPE = {"1x": (12, [8, 11]), "2x": (24, [16, 22])}
 # Table 1: parameters by network and data set.
@@ -38,6 +39,8 @@ PARAMETERS = {
 
 def load(path):
     cfg = Config.fromfile(path)
+    if cfg.default_scope == "mmseg":
+        pytest.importorskip("mmseg", reason="MMSegmentation is an optional extra")
     init_default_scope(cfg.default_scope)
     return cfg
 
@@ -47,13 +50,18 @@ def find(name):
 
 
 def trains_nothing_from_a_batch_of_one(loader):
-    return loader.get("drop_last") or loader.get("batch_sampler", {}).get("drop_last")
+    endless = loader["sampler"]["type"] == "InfiniteSampler"  # which has no last batch
+    return endless or loader.get("drop_last") or loader.get("batch_sampler", {}).get("drop_last")
 
 
 def without_scope(value):
     """Without the scope that MMEngine notes in what comes of a base named by its toolbox."""
     if isinstance(value, dict):
-        return {key: without_scope(each) for key, each in value.items() if key != "_scope_"}
+        return {
+            key: without_scope(each)
+            for key, each in value.items()
+            if key != "_scope_" and each is not None
+        }
     return type(value)(map(without_scope, value)) if isinstance(value, list | tuple) else value
 
 
@@ -76,6 +84,8 @@ def test_config_builds(path):
     elif cfg.default_scope == "mmdet":
         masks = re.match("(cascade-)?mask", path.stem)
         assert measured(cfg) == ("CocoMetric", ["bbox", "segm"] if masks else "bbox")
+    elif path in SEGMENTORS:
+        assert measured(cfg) == ("IoUMetric", None)
     elif path in CLASSIFIERS:
         assert measured(cfg) == ("Accuracy", None)
         assert cfg.test_evaluator.topk == ((1, 5) if path.stem.endswith("_in1k") else (1,))
@@ -102,6 +112,33 @@ def test_the_models_of_other_methods_are_those_of_the_helper(path):
         assert without_scope(cfg[key]) == without_scope(original[key])
     base_batch = original.get("auto_scale_lr", {}).get("base_batch_size", 256)
     assert cfg.auto_scale_lr.base_batch_size == base_batch
+
+
+@pytest.mark.parametrize("path", SEGMENTORS, ids=lambda path: path.stem)
+def test_segmentors_are_mmsegmentations_with_the_model_of_the_helper(path):
+    """Their bases are written out, and differ in nothing but guards and what is saved."""
+    cfg = load(path)
+    name = path.name.replace(
+        "hcgnet-b", "r50-d8" if cfg.model.backbone.get("output_stride") else "r50"
+    )
+    original = Config.fromfile(shipped_config(f"mmseg::{path.parent.name}/{name}"))
+    weights = cfg.model.backbone.init_cfg.checkpoint
+    adapted, _ = mmhcgnet.adapt_config(original, pretrained=weights, frozen_stages=-1)
+    assert without_scope(cfg.model) == without_scope(adapted.model)
+    cfg.train_cfg.type = original.train_cfg.type
+    for key in (
+        *("default_scope", "env_cfg", "log_processor", "tta_model", "tta_pipeline", "visualizer"),
+        *("optim_wrapper", "param_scheduler", "train_cfg", "val_cfg", "test_cfg"),
+        *(f"{phase}_dataloader" for phase in ("train", "val", "test")),
+        *(f"{phase}_evaluator" for phase in ("val", "test")),
+    ):
+        assert without_scope(cfg[key]) == without_scope(original[key]), key
+    for key in original.default_hooks.keys() - {"checkpoint"}:
+        assert cfg.default_hooks[key] == original.default_hooks[key]
+    saved = original.default_hooks.checkpoint
+    assert {key: cfg.default_hooks.checkpoint[key] for key in saved} == dict(
+        saved, type="mmhcgnet.SafeCheckpointHook"
+    )
 
 
 @pytest.mark.parametrize("path", CLASSIFIERS, ids=lambda path: path.stem)

@@ -6,9 +6,10 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
+
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/use_anywhere.md").read_text(encoding="utf-8")
-RETINANET = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 # Language, text, and the heading above.
 BLOCKS = [
     (match["language"], match["text"], re.findall(r"^## (.+)$", PAGE[: match.start()], re.M)[-1])

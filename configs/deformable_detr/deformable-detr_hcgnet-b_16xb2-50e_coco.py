@@ -1,24 +1,20 @@
-_base_ = ["mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py", "../_base_/guards.py"]
+_base_ = [
+    "mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
+    "../_base_/guards.py",
+    "../_base_/models/hcgnet_b.py",
+]
 
 default_hooks = _base_.guards
 train_cfg = _base_.loops.epochs
 
 model = dict(
     backbone=dict(
+        _base_.hcgnet_b.backbone,
         _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch="B",
         out_indices=(1, 2, 3),
-        norm_eval=True,
-        frozen_stages=1,
         norm_cfg=dict(type="BN", requires_grad=False),
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="checkpoints/hcgnet-b_3rdparty_in1k.pth",
-            prefix="backbone.",
-        ),
     ),
-    neck=dict(in_channels=[368, 952, 1244]),
+    neck=dict(in_channels=_base_.hcgnet_b.channels[1:]),
 )
 
 # The rates are MMDetection's for 16 GPUs x 2 images: 2e-4 / 32 = 6.25e-6 an image, and a tenth of

@@ -1,24 +1,15 @@
-_base_ = ["mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", "../_base_/guards.py"]
+_base_ = [
+    "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py",
+    "../_base_/guards.py",
+    "../_base_/models/hcgnet_b.py",
+]
 
 default_hooks = _base_.guards
 train_cfg = _base_.loops.epochs
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch="B",
-        out_indices=(0, 1, 2, 3),
-        norm_eval=True,
-        frozen_stages=1,
-        norm_cfg=dict(type="BN", requires_grad=True),
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="checkpoints/hcgnet-b_3rdparty_in1k.pth",
-            prefix="backbone.",
-        ),
-    ),
-    neck=dict(in_channels=[160, 368, 952, 1244]),
+    backbone=dict(_base_.hcgnet_b.backbone, _delete_=True),
+    neck=dict(in_channels=_base_.hcgnet_b.channels),
 )
 
 # The rate is MMDetection's for 8 GPUs x 2 images: 0.02 / 16 = 0.00125 an image, which is also that

@@ -1,6 +1,7 @@
 _base_ = [
     "mmdet::fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py",
     "../_base_/guards.py",
+    "../_base_/models/hcgnet_b.py",
 ]
 
 default_hooks = _base_.guards
@@ -12,20 +13,9 @@ model = dict(
         mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
     ),
     backbone=dict(
-        _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch="B",
-        out_indices=(0, 1, 2, 3),
-        norm_eval=True,
-        frozen_stages=1,
-        norm_cfg=dict(type="BN", requires_grad=False),
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="checkpoints/hcgnet-b_3rdparty_in1k.pth",
-            prefix="backbone.",
-        ),
+        _base_.hcgnet_b.backbone, _delete_=True, norm_cfg=dict(type="BN", requires_grad=False)
     ),
-    neck=dict(in_channels=[160, 368, 952, 1244]),
+    neck=dict(in_channels=_base_.hcgnet_b.channels),
 )
 
 # The rate is MMDetection's for 8 GPUs x 2 images: 0.01 / 16 = 0.000625 an image.

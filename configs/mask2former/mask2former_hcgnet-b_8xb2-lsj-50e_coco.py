@@ -1,24 +1,20 @@
-_base_ = ["mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py", "../_base_/guards.py"]
+_base_ = [
+    "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+    "../_base_/guards.py",
+    "../_base_/models/hcgnet_b.py",
+]
 
 default_hooks = _base_.guards
 train_cfg = _base_.loops.iterations
 
 model = dict(
     backbone=dict(
+        _base_.hcgnet_b.backbone,
         _delete_=True,
-        type="mmhcgnet.HCGNet",
-        arch="B",
-        out_indices=(0, 1, 2, 3),
-        norm_eval=True,
         frozen_stages=-1,
         norm_cfg=dict(type="BN", requires_grad=False),
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="checkpoints/hcgnet-b_3rdparty_in1k.pth",
-            prefix="backbone.",
-        ),
     ),
-    panoptic_head=dict(in_channels=[160, 368, 952, 1244]),
+    panoptic_head=dict(in_channels=_base_.hcgnet_b.channels),
 )
 
 # The rates are MMDetection's for 8 GPUs x 2 images: 1e-4 / 16 = 6.25e-6 an image, and a tenth of

@@ -22,7 +22,7 @@ from mmhcgnet.paths import shipped_configs
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
-TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain")
+TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain", mmseg="MMSegmentation")
 # Seconds after which a silent worker of a dataloader ends the run.
 WORKER_TIMEOUT = 300
 
@@ -81,7 +81,7 @@ def toolbox_missing(config: str, package: str) -> UsageError:
     name = TOOLBOXES.get(package, package)
     return UsageError(
         f"The config {config} needs {name}, which is not installed: with PyTorch installed, run: "
-        f"{install_command()}"
+        f"{install_command('mmseg' if package == 'mmseg' else None)}"
     )
 
 

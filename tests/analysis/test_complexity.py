@@ -1,5 +1,7 @@
 """Parameters and multiply-adds: against arithmetic, MMEngine's counter and the paper's table 4."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,17 +13,20 @@ from mmhcgnet import HCGNet
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.complexity import comparison as compare
 from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.configs import shipped_config
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 
+TINY = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
+TINY_CHANNELS = [72, 44, 30, 23]
 SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 
 
 def small_detector():
     name = "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     cfg = Config.fromfile(compare.config_path(name))
-    cfg.model.backbone.arch = dict(depths=(1, 1, 1, 1), growth_rates=(8, 8, 8, 8))
-    cfg.model.neck.in_channels = [72, 44, 30, 23]
+    cfg.model.backbone.arch = TINY
+    cfg.model.neck.in_channels = TINY_CHANNELS
     return build_model(cfg)
 
 
@@ -116,6 +121,22 @@ def test_the_second_stage_gets_as_many_proposals_as_the_first_may_hand_on():
     per_box = 49 * 64 * 64 * 9 + 49 * 64 * 256 + 256 * (6 + 4)
     difference = many["roi_head"].multiply_adds - few["roi_head"].multiply_adds
     assert difference == (250 - 100) * per_box
+
+
+@pytest.mark.parametrize("name", ["cascade_rcnn/cascade-mask-rcnn_r50", "htc/htc_r50"])
+def test_a_cascade_gives_masks_to_as_many_whatever_the_proposals(name):
+    """The forward pass of MMDetection's cascades would give masks to all proposals."""
+    cfg = Config.fromfile(shipped_config(f"mmdet::{name}_fpn_1x_coco.py"))
+    cfg.model.backbone = dict(type="mmhcgnet.HCGNet", arch=TINY, out_indices=(0, 1, 2, 3))
+    cfg.model.neck.in_channels = TINY_CHANNELS
+    for head in cfg.model.roi_head.bbox_head:
+        head.fc_out_channels = 16
+    few = build_model(cfg)
+    many = copy.deepcopy(few)
+    few.test_cfg.rpn.max_per_img = 150
+    few, many = (complexity.count(model, (3, 64, 96))[""].multiply_adds for model in (few, many))
+    per_box = 49 * 256 * 16 + 16 * 16 + 16 * (81 + 4)
+    assert many - few == 3 * (1000 - 150) * per_box
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Three configs of other methods, of the campaign that trains all of them, and its count."""
+"""Four configs of other methods, of the campaign that trains all of them, and its count."""
 
 import pytest
 
@@ -21,10 +21,12 @@ def folder(tmp_path_factory):
         "faster-rcnn_hcgnet-b_fpn_1x_coco",
         "dino-4scale_hcgnet-b_8xb2-12e_coco",
         "panoptic-fpn_hcgnet-b_fpn_1x_coco",
+        "fpn_hcgnet-b_4xb4-160k_ade20k-512x512",
     ],
 )
 def test_a_method_trains_and_is_tested(name, warm, folder):
-    pytest.importorskip("mmdet")
+    if package := methods.missing_toolbox(CONFIGS[name]):
+        pytest.skip(f"{package} is not installed")
     if name.startswith("panoptic"):
         pytest.importorskip("panopticapi")
     assert methods.try_config(warm, CONFIGS[name], folder) == ""

@@ -102,10 +102,19 @@ def test_missing_sections_are_named():
         check_sections(Config(dict(model=dict())), "model", "optim_wrapper", "train_dataloader")
 
 
-def test_a_toolbox_that_is_not_installed_is_named(monkeypatch):
-    cfg = Config(dict(default_scope="mmdet", model=dict()))
+@pytest.mark.parametrize(
+    "scope, name, extra",
+    [
+        ("mmdet", "MMDetection", r"(onedl|openmmlab)"),
+        ("mmseg", "MMSegmentation", r"(onedl,onedl|openmmlab,openmmlab)-mmseg"),
+    ],
+)
+def test_a_toolbox_that_is_not_installed_is_named(scope, name, extra, monkeypatch):
+    cfg = Config(dict(default_scope=scope, model=dict()))
     monkeypatch.setattr("mmhcgnet.engine.configs.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs MMDetection, which is not installed: .*pip"):
+    with pytest.raises(
+        UsageError, match=rf"needs {name}, which is not installed: .*pip .*\[{extra}\]"
+    ):
         check_sections(cfg, "model")
 
 

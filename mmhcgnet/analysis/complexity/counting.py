@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from mmhcgnet.errors import UsageError
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
 _DATA_SIZES = dict(CIFAR10=(32, 32), CIFAR100=(32, 32))
+_MASKS = 100  # that MMDetection's forward computes, but for its cascades
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,8 @@ def count(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Complexity
 
     A detector of two stages gets as many proposals as its RPN may hand on,
     ``test_cfg.rpn.max_per_img`` (COCO: 1000), and MMDetection's own number of 100 for the masks.
+    Cascades get these 100 too: a test gives masks to its detections alone (COCO: 100), though the
+    forward pass of MMDetection's cascades gives them to all proposals.
 
     Args:
         model: A classifier, a detector or a backbone. It stays as it is.
@@ -218,6 +221,9 @@ def _without_data(model: nn.Module, shape: tuple[int, int, int]) -> tuple[nn.Mod
     if number := number_of_proposals(probe):
         all_of_it = image.new_tensor([[0, 0, size[1], size[0]]]).repeat(number, 1)
         probe.rpn_head.predict = partial(propose, probe.rpn_head, [all_of_it])
+        if hasattr(probe.roi_head, "_refine_roi") and probe.roi_head.with_mask:  # a cascade
+            mask_forward = probe.roi_head._mask_forward
+            probe.roi_head._mask_forward = partial(_mask_first, mask_forward, number)
     for module in probe.modules():
         if type(module).__name__ == "SingleRoIExtractor":
             module.forward = partial(_extract_zeros, module)
@@ -237,6 +243,21 @@ def propose(
     scores, deltas = rpn_head(maps)
     nothing = _nothing_of(*scores, *deltas)
     return [InstanceData(bboxes=boxes + nothing) for boxes in proposals]
+
+
+def _mask_first(mask_forward: Callable[..., dict], number: int, *args, **kwargs) -> dict:
+    """Compute the masks of the first of ``number`` proposals, with zeros in place of the others."""
+
+    def first(value: Any) -> Any:
+        return value[:_MASKS] if isinstance(value, Tensor) and len(value) == number else value
+
+    def fill(masks: Tensor) -> Tensor:
+        return torch.cat([masks, masks.new_zeros(number - len(masks), *masks.shape[1:])])
+
+    results = mask_forward(*map(first, args), **{key: first(v) for key, v in kwargs.items()})
+    masks = results["mask_preds"]
+    filled = fill(masks) if isinstance(masks, Tensor) else [fill(each) for each in masks]
+    return results | dict(mask_preds=filled)
 
 
 def _extract_zeros(extractor: nn.Module, maps: Sequence[Tensor], rois: Tensor, *_, **__) -> Tensor:

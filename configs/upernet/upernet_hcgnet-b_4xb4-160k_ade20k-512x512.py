@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/segmentor_hcgnet-b.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/ade20k_160k.py",
+]
+
+model = dict(
+    decode_head=dict(
+        type="UPerHead",
+        in_channels=_base_.hcgnet_b.channels,
+        in_index=[0, 1, 2, 3],
+        pool_scales=(1, 2, 3, 6),
+        channels=512,
+    )
+)
