@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab test-gpu bench campaigns lint types format docs wheel clean
+.PHONY: help setup demo test test-all test-openmmlab test-gpu bench campaigns lint types format docs wheel release-check clean
 
 help:
 	@echo "make demo      train Mask R-CNN with HCGNet-B on generated shapes, test it, save images"
@@ -18,6 +18,7 @@ help:
 	@echo "make types     check the types that users of the package see"
 	@echo "make docs      build the documentation site, in build/site"
 	@echo "make wheel     build the package, and train one step with it in a new environment"
+	@echo "make release-check  all that a release needs: the above but for demo, bench and campaigns (an hour or two)"
 	@echo "make setup     only make the environment (.venv); the targets above do it by themselves"
 	@echo "make clean     delete what builds and tests leave behind; .venv stays"
 
@@ -96,6 +97,15 @@ wheel: .venv-tools/done
 	@.venv-tools/bin/python -m build -o dist .
 	@.venv-tools/bin/twine check --strict dist/*
 	@$(PYTHON) tools/misc/try_wheel.py dist/*.whl
+
+# What is quick first.
+release-check: setup
+	@$(VENV_PYTHON) tools/misc/check_release.py
+	@$(MAKE) lint types docs
+	@CI=true $(MAKE) test
+	@$(MAKE) test-openmmlab
+	@$(MAKE) wheel
+	@echo "Everything that a release needs has passed."
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
