@@ -411,11 +411,12 @@ def main() -> int:
         default=2,
         help="try every combination of values of so many factors",
     )
-    parser.add_argument("--count", type=int, help="only the first so many")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first so many")
+    parser.add_argument("--count", type=int, help="only so many")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with Warm() as warm:
-        table, good = run(warm, few_cases(args.strength)[: args.count])
+        table, good = run(warm, few_cases(args.strength)[args.skip :][: args.count])
     print(table)
     return int(not good)
 
