@@ -1,7 +1,11 @@
 """What the documentation names exists: scripts, configs, files that it links to."""
 
+import argparse
 import importlib.util
 import re
+import runpy
+import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,3 +79,50 @@ def test_links_that_leave_the_site(hooks):
     )
     with pytest.raises(FileNotFoundError, match=r"speed\.md links to gone\.md"):
         hooks.on_page_markdown("[x](../gone.md)", page)
+
+
+def commands():
+    """What the pages let one type: page, script and arguments, a line that goes on as one."""
+    for page in [*PAGES, ROOT / "weights/README.md"]:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"^```shell\n(.*?)^```$", text, re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and "=" in words[0]:  # variables
+                    del words[0]
+                if len(words) > 1 and words[0] == "python" and words[1].endswith(".py"):
+                    yield pytest.param(*words[1:2], words[2:], id=f"{page.stem}: {line[:60]}")
+
+
+class Parsed(BaseException):
+    """The arguments are fine; what would follow is left out."""
+
+
+@pytest.mark.parametrize("script, arguments", commands())
+def test_a_command_of_the_documentation_is_one_that_the_script_takes(
+    script, arguments, monkeypatch, capsys
+):
+    """All but what it does, which the tests of the scripts show."""
+    if script.startswith("$"):
+        return  # a toolbox's own script
+    real = argparse.ArgumentParser.parse_args
+
+    def parse(*args):
+        real(*args)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except Parsed:
+        return
+    except SystemExit:
+        pass
+    pytest.fail(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_of_python_are_python(page):
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+        compile(block, page.name, "exec")
