@@ -105,13 +105,17 @@ def test_a_command_of_the_documentation_is_one_that_the_script_takes(
     """All but what it does, which the tests of the scripts show."""
     if script.startswith("$"):
         return  # a toolbox's own script
-    real = argparse.ArgumentParser.parse_args
 
-    def parse(*args):
-        real(*args)
-        raise Parsed
+    def stopping(parse):
+        def stop(*args):
+            parse(*args)
+            raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+        return stop
+
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+        monkeypatch.setattr(argparse.ArgumentParser, name, stopping(parse))
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     try:
         runpy.run_path(str(ROOT / script), run_name="__main__")
