@@ -779,13 +779,15 @@ def test_amp_training_on_gpu(with_cp):
     assert all(parameter.isfinite().all() for parameter in network.parameters())
 
 
-def test_the_readmes_drawing_is_what_its_script_draws(tmp_path):
-    """And it names the parts of a module."""
+def test_the_drawings_are_what_their_script_draws(tmp_path):
+    """And that of a module names its parts."""
     docs = Path(__file__).parents[2] / "docs"
-    script = tmp_path / "draw_smg.py"
-    script.write_text((docs / "draw_smg.py").read_text(encoding="utf-8"), encoding="utf-8")
+    script = tmp_path / "draw_figures.py"
+    script.write_text((docs / "draw_figures.py").read_text(encoding="utf-8"), encoding="utf-8")
     runpy.run_path(str(script), run_name="__main__")
-    drawing = (tmp_path / "smg.svg").read_text(encoding="utf-8")
-    assert drawing == (docs / "smg.svg").read_text(encoding="utf-8")
+    drawings = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
+    assert sorted(drawings) == ["block.svg", "forms.svg", "gates.svg", "smg.svg"]
+    for name, drawing in drawings.items():
+        assert drawing == (docs / name).read_text(encoding="utf-8")
     for name, _ in HCGNet(ARCH).stages[0][0].named_children():
-        assert f">{name}<" in drawing
+        assert f">{name}<" in drawings["smg.svg"]
