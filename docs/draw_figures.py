@@ -177,7 +177,7 @@ GATES = Figure(
 )
 FORMS = Figure(
     "Three forms of a module's beginning",
-    (900, 290),
+    (900, 300),
     boxes=(
         *(
             (140 + 125 * i, 30, 110, 44, (name,), "squeeze")
@@ -220,10 +220,11 @@ FORMS = Figure(
         (10, 56, "plain"),
         (10, 141, "memory saving"),
         (10, 226, "deployed"),
+        (140, 270, "Dashed: not kept for the backward pass, but computed again there."),
         (
             140,
-            275,
-            "Dashed: not kept for the backward pass, but computed again there. Deployed, norm and ReLU are a clamp.",
+            287,
+            "Deployed: the first norm and ReLU are a clamp, the rest of it is in the weights.",
         ),
     ),
 )
