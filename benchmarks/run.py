@@ -99,6 +99,12 @@ for _engine in ENGINES:
             *(_batch, (224, 224), _rounds, 40),
             dict(resnet=f"torchvision:resnet50:{_engine}", ours=f"hcgnet-b:{_engine}"),
         )
+# With random weights; in PyTorch the forward pass ends before NMS, in the engine behind the masks.
+COMPARISONS["openvino-mask-rcnn"] = Comparison(
+    "forward",
+    *(1, (800, 1333), 6, 120),
+    dict(resnet=f"{RESNET_FPN}:openvino", ours=f"{OURS}:openvino", pytorch=OURS),
+)
 # The others have networks that nobody uses.
 DRAWN = ("forward-8", "forward-1", "train-16", "mask-rcnn-forward", "mask-rcnn-train")
 
@@ -211,6 +217,14 @@ def targets() -> list[Target]:
             )
             for engine, bounds in ENGINES.items()
             for batch, bound in zip((1, 8), bounds, strict=True)
+        ),
+        Target(
+            "Mask R-CNN exported, OpenVINO: images/s against ResNet-50",
+            *("openvino-mask-rcnn", speed_of("ours", "resnet"), 1.15, True),
+        ),
+        Target(
+            "Mask R-CNN exported, OpenVINO: images/s against PyTorch",
+            *("openvino-mask-rcnn", speed_of("ours", "pytorch"), 1.5, True),
         ),
     ]
 

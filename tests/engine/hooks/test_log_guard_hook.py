@@ -4,9 +4,17 @@ import logging
 import shutil
 
 import pytest
+from mmengine.logging import MMLogger
 from test_safe_checkpoint_hook import At, files, run
 
 from mmhcgnet import LogGuardHook
+
+
+@pytest.fixture(autouse=True)
+def _another_logger_for_others():
+    """MMEngine would write to the one that fails in whatever test comes next."""
+    yield
+    MMLogger._instance_dict.clear()
 
 
 def fill_the_disk(runner):
