@@ -45,6 +45,7 @@ FEW = ["train_dataloader.batch_size=7", "train_cfg.max_epochs=1", "train_cfg.val
 FEW += [f"{split}_dataloader.num_workers=0" for split in ("train", "val", "test")]
 
 
+@pytest.mark.slow(reason="trains and tests the demo's own detector")
 def test_trains_two_iterations_and_tests(succeed, work):
     config = CONFIGS / "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
     train = succeed(
