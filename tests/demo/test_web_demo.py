@@ -87,6 +87,7 @@ def test_an_image_goes_up_and_a_result_comes_back(page, work, url):
     assert page.locator("#result img").count() == 0
     upload(page, work / "noise.png")
     assert " objects: " in sentence(page, "For 80 × 60 pixels: PyTorch ")
+    page.wait_for_function("document.querySelector('#result img')?.naturalWidth")
     size = page.locator("#result img").evaluate(
         "image => [image.naturalWidth, image.naturalHeight]"
     )
