@@ -20,6 +20,8 @@ from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
 from mmhcgnet_runtime import RuntimeFileError
 
+from .progress import leave_out_noise
+
 MOST = dict(full=1e-3, half=5e-2)  # the largest difference from PyTorch that is taken for rounding
 
 
@@ -60,6 +62,7 @@ def export_file(
         raise UsageError(f"{output} already exists: name another file, or add --force.")
     cfg = load_config(config, cfg_options)
     check_sections(cfg, "model")
+    leave_out_noise(cfg)
     model = load_model(cfg, checkpoint)
     exported = export_backbone(model) if backbone else export_model(model)
     facts = dict(

@@ -138,11 +138,13 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet.cli.progress import leave_out_noise
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.engine.configs import load_config
 
     with report_usage_errors():
         cfg = load_config(args.config, args.cfg_options)
+        leave_out_noise(cfg)
         if args.list:
             list_modules(cfg)
         else:

@@ -34,6 +34,7 @@ def test(args: argparse.Namespace) -> None:
     from mmhcgnet.cli.export import set_exported_model
 
     cfg = cli.load_config(args.config, args.cfg_options)
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
     set_exported_model(cfg, args.model, args.engine)
     cli.set_work_dir(cfg, args.work_dir)

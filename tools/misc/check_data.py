@@ -52,6 +52,7 @@ def check(args: argparse.Namespace) -> bool:
     if args.workers < 0:
         raise cli.UsageError(f"--workers counts processes, got {args.workers}.")
     cfg = cli.load_config(args.config, args.cfg_options)
+    cli.leave_out_noise(cfg)
     if args.json:
         cli.check_output(args.json, cfg)
     loaders = [f"{phase}_dataloader" for phase in args.phases]
