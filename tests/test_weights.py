@@ -15,12 +15,16 @@ from pycocotools.cocoeval import COCOeval
 
 from mmhcgnet import paths
 from mmhcgnet.checkpoints import Checkpoint, read_checkpoint
+from mmhcgnet.cli.export import export_file
 from mmhcgnet.cli.publish import in_half, publish_file
 from mmhcgnet.datasets import shapes
 from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.export import export_model
+from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.engine.models import load_model
 from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet_runtime import open_engine
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
@@ -149,3 +153,33 @@ def test_published_weights_are_those_of_the_training(suffix, tmp_path):
         torch.testing.assert_close(tensor.to(weights[name].dtype), weights[name], rtol=1e-3, atol=0)
     with pytest.raises(UsageError, match="already exists"):
         publish_file(str(src), str(dst))
+
+
+@pytest.fixture(scope="module")
+def exported_detector(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("exported") / "detector.onnx")
+    export_file(DETECTOR, DETECTOR, path)
+    return export_model(load_model(load_config(DETECTOR), DETECTOR)), path
+
+
+@pytest.mark.parametrize("output", [None, "boxes", "labels", "masks", "scores"])
+def test_the_check_of_an_exported_detector_sees_all_of_its_objects(
+    output, exported_detector, monkeypatch
+):
+    """With a trained network, whose scores are far enough apart."""
+    pytest.importorskip("onnxruntime")
+    model, path = exported_detector
+
+    def spoilt(path):
+        engine = open_engine(path)
+
+        def run(inputs):
+            found = dict(engine(inputs))
+            if output:
+                found[output] = found[output] + 1
+            return found
+
+        return run
+
+    monkeypatch.setattr("mmhcgnet.engine.export.checking.open_engine", spoilt)
+    assert (difference(model, path) > 1e-3) == bool(output)

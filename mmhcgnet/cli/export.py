@@ -77,7 +77,7 @@ def export_file(
     most, found = MOST["half" if half else "full"], []
 
     def check(draft: str) -> None:
-        found.append(_difference(exported, draft, output, most))
+        found.append(_difference(exported, draft, output, most, objects=not half))
 
     nodes = write_model(exported, output, facts, format, half, check)
     print(f"wrote {output}: {exported.task}, {nodes} operators", flush=True)
@@ -90,13 +90,13 @@ def export_file(
     return output
 
 
-def _difference(exported: Exported, draft: str, output: str, most: float) -> str:
+def _difference(exported: Exported, draft: str, output: str, most: float, objects: bool) -> str:
     """Compare a file with PyTorch before it becomes the output, and say how far it is."""
     engines = ("openvino",) if draft.endswith(".xml") else ("onnxruntime", "openvino")
     if not any(find_spec(engine) for engine in engines):
         return f"It was not compared with PyTorch, as no engine is installed: {engines[0]}"
     try:
-        found = difference(exported, draft)
+        found = difference(exported, draft, objects)
     except RuntimeFileError as error:
         reason = str(error).replace(draft, "what was exported")
         raise UsageError(f"{output} was not written: {reason}") from error

@@ -9,17 +9,23 @@ from mmhcgnet_runtime import open_engine
 
 from .models import Exported
 
+# Detections whose scores are nearer than this may be in another order in the file.
+APART = 1e-3
 
-def difference(exported: Exported, path: str) -> float:
+
+def difference(exported: Exported, path: str, objects: bool = True) -> float:
     """Compare a file with its model, at a size and a batch other than those it was traced with.
 
     Args:
         exported: The model.
         path: Its file.
+        objects: Compare the labels, boxes and masks of a detector's objects as well as the scores;
+            with weights in half precision, other objects may be found.
 
     Returns:
-        The largest difference: of a detector between the scores of one rank, of others between
-        values, over the largest value.
+        The largest difference between values, over the largest value; of a detector between what
+        is found at one rank, boxes over the largest side of the image, and infinity if a label is
+        another.
 
     Raises:
         RuntimeFileError: If no engine for it is installed, or it cannot read the file.
@@ -34,10 +40,20 @@ def difference(exported: Exported, path: str) -> float:
         wanted = exported.model(*inputs.values())
     wanted = [wanted] if isinstance(wanted, torch.Tensor) else wanted
     found = open_engine(path)({name: value.numpy() for name, value in inputs.items()})
-    names = ["scores"] if exported.task == "detection" else list(exported.outputs)
-    differences = []
-    for name, want in zip(exported.outputs, wanted, strict=True):
-        if name in names:
-            largest = max(float(want.abs().max()), 1e-12)
-            differences.append(float(np.abs(found[name] - want.numpy()).max()) / largest)
+    expected = dict(zip(exported.outputs, (want.numpy() for want in wanted), strict=True))
+    detector = exported.task == "detection"
+    differences = [
+        np.abs(found[name] - expected[name]).max() / max(np.abs(expected[name]).max(), 1e-12)
+        for name in (["scores"] if detector else expected)
+    ]
+    if detector and objects:
+        scores = np.pad(expected["scores"], ((0, 0), (1, 1)), constant_values=(np.inf, -np.inf))
+        gaps = -np.diff(scores)
+        apart = (np.minimum(gaps[:, :-1], gaps[:, 1:]) > APART) & (expected["labels"] >= 0)
+        pairs = {name: (found[name][apart], expected[name][apart]) for name in expected}
+        if apart.any():
+            differences.append(np.abs(np.subtract(*pairs["boxes"])).max() / max(images.shape[1:3]))
+            differences.append(0.0 if np.array_equal(*pairs["labels"]) else np.inf)
+            if "masks" in pairs:
+                differences.append(np.abs(np.subtract(*pairs["masks"])).max())
     return float(np.max(differences))  # NaN if one is
