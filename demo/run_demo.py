@@ -96,10 +96,13 @@ def save_pictures(results: Path, folder: Path, threshold: float) -> int:
 
 
 def beside(*images: np.ndarray, gap: int = 6) -> np.ndarray:
-    """Put images of one height next to each other, with white between them."""
-    white = np.full((images[0].shape[0], gap, 3), 255, np.uint8)
-    parts = [part for image in images for part in (white, image)]
-    return np.concatenate(parts[1:], axis=1)
+    """Put images next to each other, with white between them and below the lower ones."""
+    height = max(image.shape[0] for image in images)
+    parts = [np.full((height, gap, 3), 255, np.uint8)]
+    for image in images:
+        rest = ((0, height - image.shape[0]), (0, 0), (0, 0))
+        parts += [np.pad(image, rest, constant_values=255), parts[0]]
+    return np.concatenate(parts[1:-1], axis=1)
 
 
 def image_ap(coco: COCO, prediction: dict[str, Any]) -> float:

@@ -103,3 +103,11 @@ def test_the_images_shown_are_those_around_the_upper_quartile(demo):
     chosen = demo.choose(aps)
     assert [aps[image] for image in chosen] == [0.76, 0.75, 0.74, 0.73]
     assert demo.choose({1: 0.5, 2: 0.5, 3: 0.9}) == [3, 1, 2]
+
+
+def test_images_of_any_sizes_stand_beside_each_other(demo):
+    images = [np.full((height, width, 3), 7, np.uint8) for height, width in ((4, 5), (6, 3))]
+    both = demo.beside(*images, gap=2)
+    assert both.shape == (6, 10, 3)
+    assert (both[:4, :5] == 7).all() and (both[:, 7:] == 7).all()
+    assert (both[4:, :5] == 255).all() and (both[:, 5:7] == 255).all()
