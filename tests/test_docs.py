@@ -98,7 +98,7 @@ class Parsed(BaseException):
     """The arguments are fine; what would follow is left out."""
 
 
-@pytest.mark.parametrize("script, arguments", commands())
+@pytest.mark.parametrize("script, arguments", list(commands()))
 def test_a_command_of_the_documentation_is_one_that_the_script_takes(
     script, arguments, monkeypatch, capsys
 ):

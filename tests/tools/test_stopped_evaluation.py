@@ -107,7 +107,8 @@ def test_a_second_ctrl_c_ends_an_evaluation_at_once(warm, folder):
     # It would wait for its workers now.
     run.kill(signal.SIGINT, group=True)
     result = run.wait()
-    assert result.code == -signal.SIGINT and "Traceback" not in result.err
+    # A thread of multiprocessing's own that passes tensors on may begin a traceback and not end it.
+    assert result.code == -signal.SIGINT and "KeyboardInterrupt" not in result.err
     wait_for_the_end_of_all(run.pid)
 
 
