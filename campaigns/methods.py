@@ -198,7 +198,7 @@ def try_config(warm: Warm, path: Path, folder: Path) -> str:
         ROOT / "tools/train.py", small, "--work-dir", work_dir, cwd=folder, timeout=PATIENCE
     )
     log = result.out + result.err
-    trained = re.findall(r"(?:Epoch|Iter)\(train\).* loss: ([\d.]+|nan|inf)", log)
+    trained = re.findall(r"(?:Epoch|Iter)\(train\).* loss: (-?[\d.]+|nan|inf)", log)
     if result.code or len(trained) != 2:
         return f"training ended with {result.code} after {len(trained)} iterations: {log[-1500:]}"
     if "test_dataloader" not in cfg:
