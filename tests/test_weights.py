@@ -167,7 +167,7 @@ def test_the_check_of_an_exported_detector_sees_all_of_its_objects(
     output, exported_detector, monkeypatch
 ):
     """With a trained network, whose scores are far enough apart."""
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     model, path = exported_detector
 
     def spoilt(path):

@@ -151,6 +151,8 @@ def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Networ
             raise UsageError(f"{word} is a config and has no weights: name a checkpoint after it.")
         else:
             pairs.append((shipped_config(word), find_file(rest.pop(0))))
+    if not pairs:  # the package was copied without its weights
+        raise UsageError("Name a network: CONFIG CHECKPOINT, MODEL.onnx, or a folder with one.")
     networks: dict[str, Network] = {}
     for model, checkpoint in pairs:
         network = Network(model, checkpoint, device)

@@ -58,6 +58,12 @@ def test_the_networks_that_ship(work):
     assert list(web.find_networks(pair)) == [f"{small}, detector.pth"]
 
 
+def test_a_package_without_weights_asks_for_a_network(monkeypatch):
+    monkeypatch.setattr(web, "shipped_weights", lambda name: None)
+    with pytest.raises(UsageError, match="Name a network"):
+        web.find_networks([])
+
+
 def test_the_folder_of_a_training(work, tmp_path):
     for name in ("config.py", "epoch_1.pth", "epoch_2.pth", "epoch_10.pth"):
         (tmp_path / name).touch()

@@ -1,6 +1,7 @@
 """Whatever stops an evaluation ends all of its processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,8 +108,10 @@ def test_a_second_ctrl_c_ends_an_evaluation_at_once(warm, folder):
     # It would wait for its workers now.
     run.kill(signal.SIGINT, group=True)
     result = run.wait()
-    # A thread of multiprocessing's own that passes tensors on may begin a traceback and not end it.
-    assert result.code == -signal.SIGINT and "KeyboardInterrupt" not in result.err
+    assert result.code == -signal.SIGINT
+    # A worker's thread that passes tensors on, multiprocessing's own, may tell of its end.
+    own = r'Traceback \(most recent call last\):\n +File "\S+/multiprocessing/resource_sharer\.py"'
+    assert "Traceback" not in re.sub(own, "", result.err)
     wait_for_the_end_of_all(run.pid)
 
 
