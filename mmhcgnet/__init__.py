@@ -8,6 +8,7 @@ check_dependencies()
 
 from .checkpoints.sources import read_safetensors  # noqa: E402
 from .engine.adapt import adapt_config  # noqa: E402
+from .engine.bfloat16 import BFloat16OptimWrapper  # noqa: E402
 from .engine.hooks import (  # noqa: E402
     ChannelsLastHook,
     ClassOrderHook,
@@ -35,6 +36,7 @@ from .models import (  # noqa: E402
 from .version import __version__  # noqa: E402
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "ChannelsLastHook",
     "ClassOrderHook",
     "DataGuardHook",

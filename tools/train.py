@@ -25,7 +25,11 @@ def parse_args() -> argparse.Namespace:
         help="parts of the model that start from scratch when load_from gives weights to the "
         "rest, by the beginnings of their tensors' names, such as roi_head.bbox_head.fc_cls",
     )
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision (GPU)")
+    parser.add_argument(
+        "--amp",
+        action="store_true",
+        help="train in mixed precision (fp16 on a GPU, bfloat16 on a CPU)",
+    )
     parser.add_argument(
         "--no-validate", action="store_true", help="do not evaluate during training"
     )

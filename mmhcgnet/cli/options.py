@@ -103,16 +103,26 @@ def _files_of(cfg: Config) -> Iterator[str]:
 
 
 def set_amp_training(cfg: Config) -> None:
-    """Train in mixed precision (``--amp``).
+    """Train in mixed precision (``--amp``): fp16 on a GPU, bfloat16 on a CPU.
 
     Raises:
-        UsageError: If there is no accelerator or the config has an optimizer wrapper of its own.
+        UsageError: If the config has an optimizer wrapper of its own, or the model is a detector,
+            whose boxes MMCV's ops on a CPU take in single precision alone, and there is no
+            accelerator.
     """
-    if get_device() == "cpu":
-        raise UsageError("--amp trains on a GPU only, and this machine has none: leave --amp out.")
     kind = type_name(cfg.optim_wrapper)
-    if kind not in ("", "OptimWrapper", "AmpOptimWrapper"):
+    if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper"):
         raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
+    if get_device() == "cpu":
+        if cfg.get("default_scope") == "mmdet":
+            raise UsageError(
+                "--amp trains a detector on a GPU only, and this machine has none: leave --amp out."
+            )
+        cfg.optim_wrapper.type = "mmhcgnet.BFloat16OptimWrapper"
+        cfg.optim_wrapper.pop("loss_scale", None)
+        return
+    if kind == "BFloat16OptimWrapper":
+        return
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 

@@ -98,9 +98,27 @@ def test_amp_keeps_a_loss_scale_and_needs_an_accelerator(monkeypatch):
     assert cfg.optim_wrapper.loss_scale == 512.0
     with pytest.raises(UsageError, match="cannot replace the optimizer wrapper Other"):
         set_amp_training(Config(dict(optim_wrapper=dict(type="Other"))))
+
+
+BFLOAT16 = "mmhcgnet.BFloat16OptimWrapper"
+
+
+def test_amp_on_a_cpu_is_bfloat16_for_classifiers(monkeypatch):
     monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
+    for scale in (dict(), dict(type="AmpOptimWrapper", loss_scale=512.0)):
+        cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1), **scale)))
+        set_amp_training(cfg)
+        check_amp_training(cfg)
+        assert (cfg.optim_wrapper.type, "loss_scale" in cfg.optim_wrapper) == (BFLOAT16, False)
+        set_amp_training(cfg)
+        assert cfg.optim_wrapper.type == BFLOAT16
+    cfg = Config(dict(default_scope="mmdet", optim_wrapper=dict(type="OptimWrapper")))
     with pytest.raises(UsageError, match="on a GPU only"):
         set_amp_training(cfg)
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
+    cfg = Config(dict(optim_wrapper=dict(type=BFLOAT16)))
+    set_amp_training(cfg)
+    assert cfg.optim_wrapper == dict(type=BFLOAT16)
 
 
 def test_auto_scale_lr_needs_a_base_batch_size():
