@@ -21,6 +21,7 @@ from test_safe_checkpoint_hook import (  # noqa: E402
     files,
     interrupt,
     interrupted,
+    launched,
     newest,
     run,
     weights,
@@ -278,12 +279,6 @@ def test_an_error_within_an_iteration_saves_nothing(tmp_path, monkeypatch, kind)
         )
     assert files(tmp_path) == ["epoch_1.pth" if kind == "epoch" else "iter_4.pth"]
     lock_folder(str(tmp_path)).close()
-
-
-def launched(rank):
-    os.environ["LOCAL_RANK"] = str(rank)
-    wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
-    return dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
 
 
 def lose_data_in_one(rank, folder):

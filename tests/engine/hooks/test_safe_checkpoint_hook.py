@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.processes import run_processes
 from mmengine.config import ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend
@@ -544,32 +544,23 @@ def test_a_signal_after_the_last_epoch_still_gives_its_exit_code(tmp_path):
     assert files(tmp_path)[-1] == "epoch_4.pth"
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_all_processes_end_alike_when_one_gets_the_signal(tmp_path, rank):
-    def train(own):
-        os.environ["LOCAL_RANK"] = str(own)
-        torch.set_num_threads(1)
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{tmp_path}/meet", rank=own, world_size=2
-        )
-        wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
-        launched = dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
-        at = [At("before_train_iter", interrupt(signal.SIGTERM), iter=4)] if own == rank else []
-        return interrupted(tmp_path / "run", *at, launched=launched)
+def launched(rank):
+    os.environ["LOCAL_RANK"] = str(rank)
+    wrapper = dict(type="MMDistributedDataParallel", device_ids=None)
+    return dict(launcher="pytorch", cfg=dict(model_wrapper_cfg=wrapper))
 
-    children = []
-    for own in range(2):
-        if not (pid := os.fork()):
-            code = 1
-            try:
-                code = train(own)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    assert codes == [143, 143]
+
+def end_together(rank, folder):
+    signalled = int(Path(folder, "signalled").read_text())
+    at = At("before_train_iter", interrupt(signal.SIGTERM), iter=4)
+    hooks = [at] if rank == signalled else []
+    assert interrupted(f"{folder}/run", *hooks, launched=launched(rank)) == 143
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_processes_end_alike_when_one_gets_the_signal(warm, tmp_path, rank):
+    (tmp_path / "signalled").write_text(str(rank))
+    run_processes(warm, end_together, tmp_path)
     # An epoch has half of the batches for each: iteration 5 is the first of the third.
     assert files(tmp_path / "run") == ["epoch_1.pth", "epoch_2.pth", "interrupted_iter_5.pth"]
 
