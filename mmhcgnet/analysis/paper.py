@@ -5,7 +5,7 @@ AAAI 2020, https://arxiv.org/abs/1908.09699. Every number here is the paper's, n
 with this project. Parameters are in millions, FLOPs in thousand millions of multiply-adds, errors
 and precisions in per cent; what the paper does not give is ``None``.
 
-``config`` names the network where it can be built: a file of ``configs/``, or one of MMPretrain or
+``config`` names the network where it can be built: one of our configs, or one of MMPretrain or
 MMDetection with ``changes`` to its model.
 """
 
@@ -78,9 +78,9 @@ class RobustnessEntry(Entry):
     config: str | None = None
 
 
-_A1 = "hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}.py"
-_A2 = "hcgnet/hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}.py"
-_A3 = "hcgnet/hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}.py"
+_A1 = "hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}"
+_A2 = "hcgnet-a2_1xb128-mixup-sgdr-2x630e_cifar{}"
+_A3 = "hcgnet-a3_1xb128-mixup-sgdr-2x630e_cifar{}"
 
 CIFAR = (
     CifarEntry("CondenseNet-182", 4.2, 0.5, 3.76, 18.47),
@@ -106,7 +106,7 @@ CIFAR = (
     CifarEntry("HCGNet-A3", 11.4, 2.0, 2.14, 15.96, _A3),
 )
 
-_HCGNET = "hcgnet/hcgnet-{}_2xb128-mixup-lbs-sgdr-630e_in1k.py"
+_HCGNET = "hcgnet-{}_2xb128-mixup-lbs-sgdr-630e_in1k"
 _RESNET = "mmpretrain::resnet/resnet{}_8xb32_in1k.py"
 _SERESNET = "mmpretrain::seresnet/seresnet{}_8xb32_in1k.py"
 _RESNEXT = "mmpretrain::resnext/resnext{}-32x4d_8xb32_in1k.py"
@@ -157,7 +157,7 @@ COCO = (
     CocoEntry("AOGNet-12M-FPN", 31.2, None, 38.0, 59.8, 41.3, 34.6, 56.6, 36.4),
     CocoEntry(
         *("HCGNet-B-FPN", 32.1, 230.4, 38.3, 60.6, 41.3, 35.2, 57.5, 37.1),
-        config="mask_rcnn/mask-rcnn_hcgnet-b_fpn_1x_coco_v1.py",
+        config="mask-rcnn_hcgnet-b_fpn_1x_coco_v1",
     ),
 )
 

@@ -160,6 +160,8 @@ def shipped_config(name: str) -> str:
             raise UsageError(f"{name} is no config file and not the name of one{hint}.")
         return str(known[name])
     spec = find_spec(package) if package.isidentifier() else None
+    if spec is None and package in TOOLBOXES:
+        raise toolbox_missing(name, package)
     if spec is None or spec.origin is None:
         raise UsageError(f"The config {name} needs the package {package}, which is not installed.")
     return str(Path(spec.origin).parent / ".mim/configs" / path)

@@ -21,13 +21,13 @@ from mmhcgnet.analysis.benchmark.measuring import (
     count_kept_bytes,
 )
 from mmhcgnet.analysis.benchmark.workloads import Workload, build
-from mmhcgnet.analysis.complexity import comparison as compare
 from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.configs import shipped_config
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 
 SMALL = "mmhcgnet.HCGNet:arch.depths=(1,1):arch.growth_rates=(8,8):arch.stem=cifar"
-DETECTOR = str(compare.config_path("mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"))
+DETECTOR = shipped_config("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes")
 
 
 def workload(model, task="train", batch_size=2, size=(8, 12), **kwargs):
@@ -216,7 +216,7 @@ def test_models_by_name():
     assert build(f"{SMALL}:deploy").deployed
     assert build("torchvision:resnet18:num_classes=7").fc.out_features == 7
     assert len(build("mmpretrain.ResNet:depth=18").layer1) == 2
-    config = compare.config_path("hcgnet/hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10.py")
+    config = shipped_config("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10")
     assert build(f"{config}:with_cp").backbone.with_cp
     assert build(f"{config}:backbone:deploy").deployed
     assert build(f"{config}:model.head.num_classes=3").head.fc.out_features == 3

@@ -13,7 +13,7 @@ from mmhcgnet import HCGNet
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.complexity import comparison as compare
 from mmhcgnet.analysis.complexity import counting as complexity
-from mmhcgnet.engine.configs import shipped_config
+from mmhcgnet.engine.configs import load_config, shipped_config
 from mmhcgnet.engine.models import build_model
 from mmhcgnet.errors import UsageError
 
@@ -23,8 +23,7 @@ SMALL = dict(depths=(1, 2, 1), growth_rates=(8, 8, 16), stem="cifar")
 
 
 def small_detector():
-    name = "mask_rcnn/mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes.py"
-    cfg = Config.fromfile(compare.config_path(name))
+    cfg = load_config("mask-rcnn_hcgnet-b_fpn-light_scratch_2e_shapes")
     cfg.model.backbone.arch = TINY
     cfg.model.neck.in_channels = TINY_CHANNELS
     return build_model(cfg)
@@ -199,7 +198,7 @@ def count_as_mmdetection_1(config):
     Besides multiply-adds: biases, two operations of a norm, one of a ReLU and of a pooled entry; a
     transposed convolution at every position of its output, which is four times too many here.
     """
-    model = build_model(Config.fromfile(compare.config_path(config)))
+    model = build_model(load_config(config))
     probe, image = complexity._without_data(model, compare.COCO_SHAPE)
     total = 0
 

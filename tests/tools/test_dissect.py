@@ -11,7 +11,6 @@ import torch
 from helpers.configs import classifier, detector, hcgnet
 from helpers.planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
-from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
 
@@ -137,7 +136,7 @@ def test_models_side_by_side(run, planted, broden, tmp_path):
 def test_a_classifier_of_mmpretrain(run, broden, tmp_path):
     """With the size and the order of channels that its config has."""
     name = "mmpretrain::resnet/resnet18_8xb16_cifar10.py"
-    model = build_model(load_config(str(config_path(name))))
+    model = build_model(load_config(name))
     torch.save(model.state_dict(), tmp_path / "resnet.pth")
     run(name, "resnet.pth", "--data", broden, "--images", 4, "--quantile", 0.1, "--page-mb", 0)
     out = tmp_path / "work_dirs/dissection/resnet18_8xb16_cifar10"

@@ -68,7 +68,7 @@ def test_a_config_of_another_package(run):
         ([], "either a config or --paper"),
         ([CIFAR, "--paper"], "either a config or --paper"),
         ([CIFAR, "--shape", "1", "2", "3"], "A shape is a height and a width"),
-        (["nowhere::a.py"], "needs nowhere, which is not installed"),
+        (["nowhere::a.py"], "needs the package nowhere, which is not installed"),
         (["mmpretrain::resnet/resnet18.py"], "does not exist"),
         (["configs/_base_/datasets/shapes_instance.py"], "has no model"),
     ],

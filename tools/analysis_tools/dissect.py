@@ -107,7 +107,6 @@ def dissect(args: argparse.Namespace) -> dict:
 
     from mmhcgnet import cli
     from mmhcgnet.analysis import report
-    from mmhcgnet.analysis.complexity.comparison import config_path
     from mmhcgnet.analysis.complexity.counting import input_shape, read_size
     from mmhcgnet.analysis.dissection import results as dissection_report
     from mmhcgnet.analysis.dissection.units import (
@@ -121,8 +120,7 @@ def dissect(args: argparse.Namespace) -> dict:
     from mmhcgnet.engine.models import load_model
 
     data = Broden(args.data, args.images)
-    path = config_path(args.config) if "::" in args.config else args.config
-    cfg = cli.load_config(str(path), args.cfg_options)
+    cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_sections(cfg, "model")
     size = input_shape(cfg, args.shape and read_size(args.shape))[1:]
     model = load_model(cfg, args.checkpoint, args.device)

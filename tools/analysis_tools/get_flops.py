@@ -47,13 +47,11 @@ def parse_args() -> argparse.Namespace:
 def count_config(args: argparse.Namespace) -> dict:
     """Print what a config's model costs; return the exact numbers."""
     from mmhcgnet import cli
-    from mmhcgnet.analysis.complexity import comparison as compare
     from mmhcgnet.analysis.complexity import counting as complexity
     from mmhcgnet.analysis.report import number, table
     from mmhcgnet.engine.models import build_model
 
-    path = compare.config_path(args.config) if "::" in args.config else args.config
-    cfg = cli.load_config(str(path), args.cfg_options)
+    cfg = cli.load_config(args.config, args.cfg_options)
     cli.check_sections(cfg, "model")
     shape = complexity.input_shape(cfg, args.shape and complexity.read_size(args.shape))
     with cli.explain_misspelt_types():

@@ -36,7 +36,6 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.analysis.complexity.counting import number_of_proposals, propose
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES, check_sections, load_config, ops_lack_the_gpu
 from mmhcgnet.engine.deploy import switch_to_deploy
@@ -100,10 +99,9 @@ def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.M
     if "backbone" in forms and not is_config:
         raise UsageError(f"{name}: only a config has a backbone; leave the word out.")
     if is_config:
-        path = str(config_path(base)) if "::" in base else base
         if "with_cp" in forms:
             arguments = [*arguments, "model.backbone.with_cp=True"]
-        cfg = load_config(path, arguments)
+        cfg = load_config(base, arguments)
         check_sections(cfg, "model")
         with explain_misspelt_types():
             model = build_model(cfg)

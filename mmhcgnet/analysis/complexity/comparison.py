@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib.util import find_spec
-from pathlib import Path
-
-from mmengine.config import Config
 
 from mmhcgnet.analysis import paper
-from mmhcgnet.engine.configs import toolbox_missing
+from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
-from mmhcgnet.paths import shipped_path
 
 from .counting import Complexity, count, input_shape
 
@@ -30,32 +25,17 @@ class Row:
     computed: Complexity | dict[int, Complexity] | None
 
 
-def config_path(name: str) -> Path:
-    """Locate a config by its path in our ``configs/``, or as ``package::path`` in another's.
-
-    Raises:
-        UsageError: If the package is not installed.
-    """
-    package, _, path = name.rpartition("::")
-    if not package:
-        return shipped_path(f"configs/{path}")
-    spec = find_spec(package)
-    if spec is None:
-        raise toolbox_missing(name, package)
-    return Path(spec.origin).parent / ".mim" / "configs" / path
-
-
 def count_network(
     config: str, changes: dict | None = None, shape: tuple[int, int, int] | None = None
 ) -> Complexity:
     """Count a network of the tables.
 
     Args:
-        config: As for :func:`config_path`.
+        config: As for :func:`load_config`.
         changes: What to change in its model.
         shape: Shape of the image. Defaults to that of the config's own test.
     """
-    cfg = Config.fromfile(config_path(config))
+    cfg = load_config(config)
     cfg.merge_from_dict(dict(model=dict(changes or {})))
     return count(build_model(cfg), shape or input_shape(cfg))[""]
 

@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader
 
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.benchmark.measuring import describe_machine
-from mmhcgnet.analysis.complexity.comparison import config_path
 from mmhcgnet.analysis.report import number
 from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.config_dicts import type_name
@@ -74,8 +73,7 @@ class Subject:
         cfg_options: list[str] | None = None,
     ) -> None:
         self.name, self.config, self.checkpoint = name, config, checkpoint
-        path = config_path(config) if "::" in config else config
-        self.cfg = cfg = load_config(str(path), cfg_options)
+        self.cfg = cfg = load_config(config, cfg_options)
         check_sections(cfg, "model", "test_dataloader")
         if cfg.get("default_scope") == "mmdet":
             raise _no_classifier(config, type_name(cfg.model))
