@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,6 +42,30 @@ def write_json(path: str, result: Any) -> None:
         file.write("\n")
 
 
+def write(path: str, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UsageError: If it cannot be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}") from error
+
+
+def digest(part: Any) -> str:
+    """Show whether a part of a config, or the bytes of a file, are others than before."""
+    if not isinstance(part, bytes):
+        part = json.dumps(part, sort_keys=True, default=str).encode()
+    return hashlib.sha256(part).hexdigest()
+
+
+def say(text: str) -> None:
+    """Say how far it is, where nobody looks for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def make_folder(path: str) -> None:
     """Make the folder in which a file is to be written."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -51,3 +81,13 @@ def check_matplotlib() -> None:
         import_module("matplotlib")
     except ModuleNotFoundError as error:
         raise UsageError("Drawing needs Matplotlib: pip install matplotlib") from error
+
+
+def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
+    """Make an empty figure of a size in inches, which needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -8,7 +8,8 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, write_atomically
+from mmhcgnet.analysis.report import write
+from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint
 from mmhcgnet.convert import Converted, LayoutError
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import ARCHITECTURES
@@ -136,10 +137,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
             raise UsageError(f"{dst} is the file that is read: write to another one.")
         if not force:
             raise UsageError(f"{dst} already exists: name another file, or add --force.")
-    try:
-        write_atomically(dst, content)
-    except OSError as error:
-        raise UsageError(f"{dst} cannot be written: {error}") from error
+    write(dst, content)
     tensors = len(find_weights(checkpoint))
     print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)
     return dst

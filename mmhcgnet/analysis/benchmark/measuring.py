@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.benchmark.utils.timer import timer  # waits for the accelerator
 
-from mmhcgnet.analysis.report import number
+from mmhcgnet.analysis.report import new_figure, number
 from mmhcgnet.engine.models import check_device
 from mmhcgnet.errors import UsageError
 
@@ -355,9 +355,6 @@ _OURS, _OTHERS = "#D55E00", "#0072B2"
 
 def figure(results: Sequence[Result]) -> Figure:
     """Draw bars: a panel for each task and batch size, and one for what a training step keeps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = {}
     for result in results:
         low, median, high = result.quartiles
@@ -370,12 +367,7 @@ def figure(results: Sequence[Result]) -> Figure:
             panels.setdefault((title, "MB kept for the backward pass, per image"), []).append(
                 (model, result.kept / 1e6, (0, 0))
             )
-    fig = Figure(
-        figsize=(8, 0.9 + sum(0.9 + 0.35 * len(bars) for bars in panels.values())),
-        dpi=110,
-        layout="constrained",
-    )
-    FigureCanvasAgg(fig)
+    fig = new_figure(8, 0.9 + sum(0.9 + 0.35 * len(bars) for bars in panels.values()), dpi=110)
     heights = [2 + len(bars) for bars in panels.values()]
     axes = fig.subplots(len(panels), squeeze=False, gridspec_kw=dict(height_ratios=heights))
     for ax, ((title, unit), bars) in zip(axes[:, 0], panels.items(), strict=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from mmhcgnet.analysis.report import new_figure
 from mmhcgnet.errors import MissingFileError, UsageError
 
 from .units import Dissection, masks_of
@@ -86,12 +87,8 @@ def as_csv(units: Sequence[Mapping[str, Any]]) -> str:
 
 def figure(results: Sequence[Mapping[str, Any]], min_iou: float) -> Figure:
     """Draw the unique detectors as stacked bars, one for each model, as figure 4 of the paper."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     counts = [count_detectors(result, min_iou) for result in results]
-    fig = Figure(figsize=(2.6 + 1.1 * max(len(results), 2), 4.2), dpi=110, layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure(2.6 + 1.1 * max(len(results), 2), 4.2, dpi=110)
     ax = fig.subplots()
     bottom = np.zeros(len(results))
     places = np.arange(len(results))

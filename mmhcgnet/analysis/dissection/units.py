@@ -12,7 +12,6 @@ wants one inside the unit's mask; a pixel that has a label in two maps counts on
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.analysis.report import digest, say, write
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.broden import Annotation, Broden
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
@@ -364,7 +363,7 @@ class Dissection:
         def state() -> dict[str, np.ndarray]:
             return dict(top_values=top_values.cpu().numpy(), top_images=top_images.cpu().numpy())
 
-        _say(f"Pass 1 of 2, thresholds: {count - done} of {count} images are left.")
+        say(f"Pass 1 of 2, thresholds: {count - done} of {count} images are left.")
         for start, images, _ in self._batches(range(done, count)):
             maps = self._probe(images)
             largest.add(maps, seed=done + start)
@@ -387,9 +386,9 @@ class Dissection:
             for name in counts:
                 getattr(self.tally, name)[:] = self._saved[name]
         if done == count:
-            _say("Both passes are done already.")
+            say("Both passes are done already.")
             return
-        _say(f"Pass 2 of 2, IoU: {count - done} of {count} images are left.")
+        say(f"Pass 2 of 2, IoU: {count - done} of {count} images are left.")
         for start, images, labelled in self._batches(range(done, count), annotated=True):
             for maps, annotation in zip(self._probe(images), labelled, strict=True):
                 self.tally.add(maps, self.thresholds, annotation)
@@ -403,9 +402,7 @@ class Dissection:
     ) -> Iterator[tuple[int, Tensor, list[Annotation | None]]]:
         """Read images and show how far it is; yields the place of the batch's first one, too."""
         samples = _Samples(self._data, indices, self._size, self._order, annotated)
-        loader = DataLoader(
-            samples, self._batch_size, num_workers=self._workers, collate_fn=_as_it_is
-        )
+        loader = DataLoader(samples, self._batch_size, num_workers=self._workers, collate_fn=list)
         bar, start = ProgressBar(len(indices), file=sys.stderr), 0
         for batch in loader:
             for sample in batch:
@@ -415,7 +412,7 @@ class Dissection:
             yield start, torch.stack(images), list(labelled)
             start += len(images)
             bar.update(len(images))
-        _say("")
+        say("")
 
     def _is_time_to_save(self) -> bool:
         return time.monotonic() - self._last_save >= _SECONDS_BETWEEN_SAVES
@@ -423,10 +420,7 @@ class Dissection:
     def _save(self, **state: Any) -> None:
         buffer = io.BytesIO()
         np.savez(buffer, setup=json.dumps(self._setup), **state)
-        try:
-            write_atomically(str(self._path), buffer.getbuffer())
-        except OSError as error:
-            raise UsageError(f"{self._path} cannot be written: {error}") from error
+        write(str(self._path), buffer.getbuffer())
         self._last_save = time.monotonic()
 
     def _load(self) -> dict[str, np.ndarray]:
@@ -476,16 +470,8 @@ class _Samples(Dataset):
             return error
 
 
-def _as_it_is(batch: list) -> list:
-    return batch
-
-
 def _as_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def channel_order(cfg: Config) -> str:
@@ -505,11 +491,7 @@ def channel_order(cfg: Config) -> str:
 def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:
     """What of a config and a checkpoint the result depends on, as digests."""
     parts = [cfg.get(key) for key in ("default_scope", "model", "data_preprocessor")]
-    model = json.dumps(parts, sort_keys=True, default=str).encode()
-    weights = Path(checkpoint).read_bytes()
-    return dict(
-        model=hashlib.sha256(model).hexdigest(), checkpoint=hashlib.sha256(weights).hexdigest()
-    )
+    return dict(model=digest(parts), checkpoint=digest(Path(checkpoint).read_bytes()))
 
 
 def describe(dissection: Dissection, data: Broden) -> list[dict[str, Any]]:

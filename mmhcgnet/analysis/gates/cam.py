@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mmhcgnet.analysis.benchmark.workloads import is_detector
+from mmhcgnet.analysis.report import new_figure
 from mmhcgnet.errors import UsageError, did_you_mean
 
-from .images import Sample, lay_over, new_figure
+from .images import Sample, lay_over
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

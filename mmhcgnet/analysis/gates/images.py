@@ -23,7 +23,6 @@ from mmhcgnet.errors import MissingFileError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
@@ -163,13 +162,3 @@ def lay_over(
     colour = colours.to_rgba(values[:height, :width].numpy())[:, :, :3]
     grey = picture.mean(axis=2, keepdims=True) / 255
     return 0.4 * grey + 0.6 * colour
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of a size in inches, which needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmhcgnet.analysis.report import new_figure
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import HCGNet
 from mmhcgnet.models.blocks import SMG
 from mmhcgnet.models.gates import pooling_dtype
 
-from .images import Sample, lay_over, new_figure, thumbnail
+from .images import Sample, lay_over, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

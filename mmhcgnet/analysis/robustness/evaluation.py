@@ -6,15 +6,13 @@ the test images, and each continues from the image where it was left.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import foolbox
 import torch
@@ -25,8 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.benchmark.measuring import describe_machine
-from mmhcgnet.analysis.report import number
-from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.analysis.report import digest, new_figure, number, say, write
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
@@ -92,9 +89,9 @@ class Subject:
         images = images or total
         self.chosen = [i * total // images for i in range(images)]
         self.setup = dict(
-            model=_digest([cfg.model, cfg.get("data_preprocessor")]),
-            weights=hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest(),
-            data=_digest(cfg.test_dataloader.dataset),
+            model=digest([cfg.model, cfg.get("data_preprocessor")]),
+            weights=digest(Path(checkpoint).read_bytes()),
+            data=digest(cfg.test_dataloader.dataset),
             images=[images, total],
         )
         self._check_scores()
@@ -137,11 +134,6 @@ def _no_classifier(config: str, kind: object) -> UsageError:
         f"The config {config} does not build a classifier ({kind}): attacks need one label per "
         "image; name the config of an MMPretrain classifier."
     )
-
-
-def _digest(part: Any) -> str:
-    """Show whether a part of a config has changed."""
-    return hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _unpack(data: dict, config: str) -> tuple[Tensor, Tensor]:
@@ -252,10 +244,7 @@ class Results:
             for name, about in self._about.items()
         }
         text = json.dumps(dict(models=models), indent=2) + "\n"
-        try:
-            write_atomically(self.path, text.encode())
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be written: {error}") from error
+        write(self.path, text.encode())
         self._saved = time.monotonic()
 
 
@@ -264,7 +253,7 @@ def measure(
     results: Results,
     cells: Sequence[tuple[str, float]],
     device: str = "cpu",
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    say: Callable[[str], None] = say,
 ) -> None:
     """Attack all images that the cells have not had yet.
 
@@ -350,11 +339,7 @@ def figure(
 
     The paper's own values, with FGSM, are dotted and named so.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(5 * len(attacks), 4.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(fig)
+    fig = new_figure(5 * len(attacks), 4.4, dpi=110)
     axes = fig.subplots(1, len(attacks), sharey=True, squeeze=False)[0]
     for ax, attack in zip(axes, attacks, strict=True):
         for i, name in enumerate(names):
