@@ -182,13 +182,8 @@ def inspect_coco(
     if not annotations and not (labelled or evaluated):
         return found
     if not annotations:
-        return found + select(
-            "no annotations",
-            [0],
-            lambda _: f"{file} holds no annotation",
-            "annotate the images, or name another file",
-            harmless=not labelled,
-        )
+        text, remedy = f"{file} holds no annotation", "annotate the images, or name another file"
+        return [*found, Finding("no annotations", [text], remedy, harmless=not labelled)]
     if evaluated:
         found += _inspect_evaluated_ids(images, annotations, file)
         # What pycocotools copies by recursion.
@@ -301,16 +296,15 @@ def _inspect_order(
         )
     if list(classes) == order:
         return []
-    return select(
-        "classes in another order",
-        [0],
-        lambda _: (
-            f"{file} lists its categories in another order than the config its classes, and "
-            "MMDetection numbers them as the file does"
-        ),
-        f"set metainfo.classes to {_told(order)} in all data sets, for training and evaluation, "
-        "or reorder the categories in the file",
+    text = (
+        f"{file} lists its categories in another order than the config its classes, and "
+        "MMDetection numbers them as the file does"
     )
+    remedy = (
+        f"set metainfo.classes to {_told(order)} in all data sets, for training and evaluation, "
+        "or reorder the categories in the file"
+    )
+    return [Finding("classes in another order", [text], remedy)]
 
 
 def moved_classes(classes: Sequence[str], trained_classes: Sequence[str]) -> list[str]:
@@ -345,14 +339,10 @@ def _inspect_keys(entries: list[dict], keys: Sequence[str], name: str, file: str
 
 def _inspect_ids(entries: list[dict], name: str, file: str, unique: bool = True) -> list[Finding]:
     ids = [entry["id"] for entry in entries]
-    odd = [i for i, value in enumerate(ids) if not _is_id(value)]
+    odd = [id_ for id_ in ids if isinstance(id_, bool) or not isinstance(id_, int | str | float)]
     if odd:
-        return select(
-            f"{name} id that is no number",
-            odd,
-            lambda i: f"{file} has the {name} id {ids[i]!r}",
-            "number them",
-        )
+        kind = f"{name} id that is no number"
+        return select(kind, odd, lambda id_: f"{file} has the {name} id {id_!r}", "number them")
     if not unique or len(set(ids)) == len(ids):
         return []
     twice = [value for value, count in Counter(ids).items() if count > 1]
@@ -362,10 +352,6 @@ def _inspect_ids(entries: list[dict], name: str, file: str, unique: bool = True)
         lambda value: f"{file} gives the {name} id {value!r} twice",
         f"number the {name} entries again",
     )
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str | float) and not isinstance(value, bool)
 
 
 def _inspect_evaluated_ids(images: list[dict], annotations: list[dict], file: str) -> list[Finding]:
@@ -416,7 +402,9 @@ def _inspect_images(images: list[dict], file: str) -> list[Finding]:
             harmless=True,
         )
     names = [image["file_name"] for image in images]
-    unnamed = [i for i, name in enumerate(names) if not _is_name(name)]
+    unnamed = [
+        i for i, name in enumerate(names) if not (isinstance(name, str) and name) or "\0" in name
+    ]
     found += select(
         "image without a name",
         unnamed,
@@ -437,10 +425,6 @@ def _inspect_images(images: list[dict], file: str) -> list[Finding]:
         "list each file once and move its annotations there",
         harmless=True,
     )
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and bool(name) and "\0" not in name
 
 
 _LEFT_OUT = "fix it, or let runs leave it out as they do now"
@@ -568,14 +552,10 @@ def _inspect_annotations(
     if not usable.any() and not any(not finding.harmless for finding in found):
         cause = max(found, key=lambda finding: finding.count, default=None)
         why = f"; {cause.examples[0]}" if cause else ""
-        found += select(
-            "no usable annotation",
-            [0],
-            lambda _: f"{file} holds no annotation that can be used{why}",
-            cause.remedy.replace("let it be left out as it is now", "take other annotations")
-            if cause
-            else "annotate objects of the config's classes",
-        )
+        remedy = cause.remedy if cause else "annotate objects of the config's classes"
+        remedy = remedy.replace(_LEFT_OUT, "fix them, or take other annotations")
+        text = f"{file} holds no annotation that can be used{why}"
+        found.append(Finding("no usable annotation", [text], remedy))
     totals = np.bincount(label[usable], minlength=len(names))
     counts = dict(zip(names.values(), totals, strict=True))
     expected = classes if classes is not None else list(names.values())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mmhcgnet.datasets.checks.findings import Finding, few, select
+from .findings import Finding, few, select
 
 
 def inspect_folders(
@@ -31,12 +31,9 @@ def inspect_folders(
     where = f"The image folder {root}"
     suffixes = ", ".join(extensions)
     if not folders:
-        return folders, select(
-            "no class folders",
-            [0],
-            lambda _: f"{where} holds no folders of classes",
-            f"sort the images ({suffixes}) into one folder for each class",
-        )
+        text = f"{where} holds no folders of classes"
+        remedy = f"sort the images ({suffixes}) into one folder for each class"
+        return folders, [Finding("no class folders", [text], remedy)]
     hidden = [name for name in folders if name.startswith(".")]
     if hidden:
         return folders, select(
@@ -45,14 +42,10 @@ def inspect_folders(
             lambda name: f"{where} has the hidden folder {name!r}, which counts as a class",
             "remove it",
         )
-    empty = [name for name in folders if not _holds_image(os.path.join(root, name), extensions)]
+    empty = [name for name in folders if not any(walk_images(os.path.join(root, name), extensions))]
     if len(empty) == len(folders):
-        return folders, select(
-            "no images",
-            [0],
-            lambda _: f"{where} holds no images in the folders of its classes",
-            f"put images ({suffixes}) there",
-        )
+        text = f"{where} holds no images in the folders of its classes"
+        return folders, [Finding("no images", [text], f"put images ({suffixes}) there")]
     found = select(
         "class without images",
         empty,
@@ -63,15 +56,11 @@ def inspect_folders(
     if classes is None:
         return folders, found
     if len(classes) != len(folders):
-        found += select(
-            "another number of classes",
-            [0],
-            lambda _: (
-                f"{where} has {len(folders)} folders of classes ({few(folders)}), and the "
-                f"config names {len(classes)} classes"
-            ),
-            "make both the same",
+        text = (
+            f"{where} has {len(folders)} folders of classes ({few(folders)}), and the config names "
+            f"{len(classes)} classes"
         )
+        found.append(Finding("another number of classes", [text], "make both the same"))
     elif set(classes) & set(folders) and list(classes) != folders:
         # Names that have nothing in common are fine: ImageNet's folders are numbers of WordNet.
         pairs = zip(classes, folders, strict=True)
@@ -106,29 +95,16 @@ def read_list(
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         told = getattr(error, "strerror", None) or "not UTF-8"
-        return [], select(
-            "unreadable annotation file",
-            [0],
-            lambda _: f"{where} cannot be read ({told})",
-            "save it as UTF-8",
-        )
+        text = f"{where} cannot be read ({told})"
+        return [], [Finding("unreadable annotation file", [text], "save it as UTF-8")]
     if text.startswith("\ufeff"):
-        return [], select(
-            "annotation file with a byte order mark",
-            [0],
-            lambda _: (
-                f"{where} begins with a byte order mark, which becomes part of the first name"
-            ),
-            "save it as UTF-8 without one",
-        )
+        text = f"{where} begins with a byte order mark, which becomes part of the first name"
+        kind = "annotation file with a byte order mark"
+        return [], [Finding(kind, [text], "save it as UTF-8 without one")]
     lines = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
     if not any(line.strip() for line in lines):
-        return [], select(
-            "empty annotation file",
-            [0],
-            lambda _: f"{where} names no image",
-            "write a line with NAME LABEL for each image" if labelled else "list the images",
-        )
+        remedy = "write a line with NAME LABEL for each image" if labelled else "list the images"
+        return [], [Finding("empty annotation file", [f"{where} names no image"], remedy)]
     if not labelled:
         return lines, []
     pairs = [line.strip().rsplit(" ", 1) for line in lines]
@@ -172,16 +148,8 @@ def read_list(
     return [name for name, _ in pairs], found
 
 
-def list_images(root: str, extensions: Sequence[str]) -> list[str]:
-    """All images under a folder that MMPretrain would read, sorted."""
-    return sorted(_walk_images(root, extensions))
-
-
-def _holds_image(folder: str, extensions: Sequence[str]) -> bool:
-    return next(_walk_images(folder, extensions), None) is not None
-
-
-def _walk_images(root: str, extensions: Sequence[str]) -> Iterator[str]:
+def walk_images(root: str, extensions: Sequence[str]) -> Iterator[str]:
+    """All images under a folder that MMPretrain would read."""
     suffixes = tuple(extensions)
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:

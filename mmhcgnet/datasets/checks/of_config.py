@@ -18,7 +18,7 @@ from mmhcgnet.errors import DataError, readable
 
 from .coco import as_instances, inspect_coco, moved_classes, read_coco
 from .findings import Finding, merge, select
-from .folders import inspect_folders, list_images, read_list
+from .folders import inspect_folders, read_list, walk_images
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
 from .sources import Source, check_files, phase_sources
 from .truth import compare_truth
@@ -440,7 +440,7 @@ def _inspect_classified(
         if not any(not finding.harmless for finding in findings):
             findings += _inspect_num_classes(cfg, source, classes or folders)
             findings += _compare_folders(cfg, root, folders)
-    images = list_images(root, extensions) if thorough or not labelled else []
+    images = sorted(walk_images(root, extensions)) if thorough or not labelled else []
     if not images and not labelled:
         findings.append(
             Finding("no images", [f"The image folder {root} holds no images"], "put some there")

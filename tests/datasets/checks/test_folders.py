@@ -3,7 +3,7 @@ import os
 import pytest
 from helpers.inspected import kinds, noise
 
-from mmhcgnet.datasets.checks.folders import inspect_folders, list_images, read_list
+from mmhcgnet.datasets.checks.folders import inspect_folders, read_list, walk_images
 
 
 def folders(root, **images):
@@ -46,7 +46,7 @@ def test_images_are_listed_as_mmpretrain_does(tmp_path):
     noise(tmp_path / "cat" / ".hidden.png")
     os.symlink("gone.png", tmp_path / "cat" / "link.png")
     (tmp_path / "cat" / "notes.txt").write_text("")
-    names = [os.path.relpath(path, root) for path in list_images(root, (".png",))]
+    names = [os.path.relpath(path, root) for path in sorted(walk_images(root, (".png",)))]
     assert names == ["cat/0.PNG", "cat/1.PNG", "cat/deep/a.png"]
 
 
