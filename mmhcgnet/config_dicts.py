@@ -27,8 +27,13 @@ def type_name(cfg: Any) -> str:
 
 def nested_dicts(node: Any) -> Iterator[dict]:
     """Walk the dicts of a config, an outer one before those in it."""
+    return (found for _, found in placed_dicts(node, ""))
+
+
+def placed_dicts(node: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Walk the dicts of a part of a config, whose key is given, with their dotted keys."""
     if isinstance(node, dict):
-        yield node
+        yield key, node
     if isinstance(node, dict | list | tuple):
-        for child in node.values() if isinstance(node, dict) else node:
-            yield from nested_dicts(child)
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from placed_dicts(child, f"{key}.{name}")

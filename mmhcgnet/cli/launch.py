@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import distributed
 
-from mmhcgnet.config_dicts import type_name
+from mmhcgnet.config_dicts import placed_dicts, type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet.processes import signal_when_parent_ends
 
@@ -61,7 +61,7 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     if get_device() != "cpu":
         return
     if training:
-        _refuse_sync_norms(cfg)
+        refuse_sync_norms(cfg)
     _init_gloo(cfg)
     wrapper = dict(
         type="MMDistributedDataParallel",
@@ -129,8 +129,9 @@ def _init_gloo(cfg: Config) -> None:
     )
 
 
-def _refuse_sync_norms(cfg: Config) -> None:
-    options = [f"{key}.type=BN" for key in _sync_norm_keys(cfg.model, "model")]
+def refuse_sync_norms(cfg: Config) -> None:
+    parts = placed_dicts(cfg.model, "model")
+    options = [f"{key}.type=BN" for key, part in parts if type_name(part) in _SYNC_NORMS]
     if cfg.get("sync_bn"):
         options.append("sync_bn=None")
     if options:
@@ -138,19 +139,6 @@ def _refuse_sync_norms(cfg: Config) -> None:
             "Synchronised batch norms cannot train on a CPU with several processes: pass "
             f"--cfg-options {' '.join(options)}"
         )
-
-
-def _sync_norm_keys(node: object, key: str) -> list[str]:
-    if isinstance(node, dict):
-        own = [key] if type_name(node) in _SYNC_NORMS else []
-        children = node.items()
-    elif isinstance(node, list | tuple):
-        own, children = [], enumerate(node)
-    else:
-        return []
-    return own + [
-        found for name, child in children for found in _sync_norm_keys(child, f"{key}.{name}")
-    ]
 
 
 def launched_rank(launcher: str) -> int:

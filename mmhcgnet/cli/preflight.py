@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
-from mmhcgnet.config_dicts import type_name
-from mmhcgnet.engine.configs import has_deployed_hcgnet, has_hcgnet, nested_dicts, ops_lack_the_gpu
+from mmhcgnet.config_dicts import nested_dicts, type_name
+from mmhcgnet.engine.configs import has_deployed_hcgnet, ops_lack_the_gpu
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
@@ -47,7 +47,7 @@ def check_checkpoint(cfg: Config, path: str) -> Checkpoint | None:
     """
     if not is_local(path):
         return None
-    return open_ahead(path).require(has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None)
+    return open_ahead(path).require(has_deployed_hcgnet(cfg))
 
 
 def check_ops(cfg: Config) -> None:

@@ -85,19 +85,10 @@ def toolbox_missing(config: str, package: str) -> UsageError:
     )
 
 
-def hcgnets(cfg: Config) -> list[dict]:
-    """The configs of all HCGNets in a model, in whatever they are nested."""
-    return [node for node in nested_dicts(cfg.model) if type_name(node) == "HCGNet"]
-
-
-def has_hcgnet(cfg: Config) -> bool:
-    """Return whether a config builds an HCGNet."""
-    return bool(hcgnets(cfg))
-
-
-def has_deployed_hcgnet(cfg: Config) -> bool:
-    """Return whether a config builds an HCGNet in the deployed form."""
-    return any(node.get("deploy") for node in hcgnets(cfg))
+def has_deployed_hcgnet(cfg: Config) -> bool | None:
+    """Return whether a config builds an HCGNet in the deployed form; ``None`` if it builds none."""
+    networks = [node for node in nested_dicts(cfg.model) if type_name(node) == "HCGNet"]
+    return any(node.get("deploy") for node in networks) if networks else None
 
 
 def ops_lack_the_gpu() -> bool:

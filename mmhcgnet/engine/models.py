@@ -18,7 +18,7 @@ from mmhcgnet.checkpoints.strict import load_strictly
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.paths import is_local
 
-from .configs import check_sections, has_deployed_hcgnet, has_hcgnet
+from .configs import check_sections, has_deployed_hcgnet
 
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
@@ -53,8 +53,7 @@ def load_model(cfg: Config, checkpoint: str, device: str = "cpu") -> nn.Module:
     check_sections(cfg, "model")
     if not is_local(checkpoint):
         raise UsageError(f"Weights are loaded from local files: fetch {checkpoint} and name it.")
-    deployed = has_deployed_hcgnet(cfg) if has_hcgnet(cfg) else None
-    opened = Checkpoint.open(checkpoint).require(deployed)
+    opened = Checkpoint.open(checkpoint).require(has_deployed_hcgnet(cfg))
     with explain_misspelt_types():
         model = build_model(cfg)
     load_strictly(model, opened.weights, checkpoint)

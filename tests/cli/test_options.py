@@ -1,4 +1,5 @@
 import os
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from mmhcgnet import HCGNet, NonFiniteHook
 from mmhcgnet.cli.default_hooks import set_guards
-from mmhcgnet.cli.launch import _sync_norm_keys
+from mmhcgnet.cli.launch import refuse_sync_norms
 from mmhcgnet.cli.options import (
     check_amp_testing,
     check_amp_training,
@@ -33,7 +34,6 @@ from mmhcgnet.cli.options import (
 from mmhcgnet.cli.preflight import check_frozen_backbone, check_pretrained_files, check_trainable
 from mmhcgnet.engine.configs import (
     has_deployed_hcgnet,
-    has_hcgnet,
     load_config,
     parse_value,
     set_dataloader_defaults,
@@ -438,8 +438,11 @@ def test_default_hooks_may_be_none():
 
 @pytest.mark.parametrize("norm", both(torch.nn.SyncBatchNorm) + both(torch.nn.BatchNorm2d))
 def test_synchronised_norms_are_found_whatever_their_type_is_written_as(norm):
-    keys = _sync_norm_keys(dict(backbone=dict(norm_cfg=norm)), "model")
-    assert bool(keys) is ("Sync" in str(norm["type"]))
+    cfg = Config(dict(model=dict(backbone=dict(norm_cfg=norm))))
+    synchronised = "Sync" in str(norm["type"])
+    message = r"model\.backbone\.norm_cfg\.type=BN"
+    with pytest.raises(UsageError, match=message) if synchronised else nullcontext():
+        refuse_sync_norms(cfg)
 
 
 @pytest.mark.parametrize("network", both(HCGNet, arch="A1", frozen_stages=1))
@@ -453,7 +456,7 @@ def test_synchronised_norms_are_found_whatever_their_type_is_written_as(norm):
 )
 def test_a_frozen_backbone_needs_weights_wherever_it_is(network, nest, key):
     cfg = Config(dict(model=nest(dict(network))))
-    assert has_hcgnet(cfg) and not has_deployed_hcgnet(cfg)
+    assert has_deployed_hcgnet(cfg) is False
     with pytest.raises(UsageError, match=f"{key}.frozen_stages=1"):
         check_frozen_backbone(cfg)
     for pretrained in both(PretrainedInit, checkpoint="gone.pth"):

@@ -13,7 +13,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS
 
-from mmhcgnet.config_dicts import nested_dicts, type_name
+from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
 
 from .coco import as_instances, inspect_coco, moved_classes, read_coco
@@ -135,8 +135,7 @@ def inspect_data(
         classes, panoptic = None, False
         sources = phase_sources(cfg, phase)
         for source in sources:
-            kind = _dataset_class(cfg, source)
-            loader = getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
+            kind, loader = _dataset_class(cfg, source), _loader_name(cfg, source)
             if loader == "CocoDataset.load_data_list":
                 classes = _classes(kind, source)
                 panoptic = _is_panoptic(kind)
@@ -576,17 +575,10 @@ def _num_classes(cfg: Config) -> dict[str, int]:
     A mask head that is the same for all classes does not use its number.
     """
     found = {}
-
-    def look(node: object, key: str, names: Sequence[str]) -> None:
-        if isinstance(node, list | tuple):
-            for i, child in enumerate(node):
-                look(child, f"{key}.{i}", names)
-        elif isinstance(node, dict):
-            for name in () if node.get("class_agnostic") else names:
-                if isinstance(node.get(name), int):
-                    found[f"{key}.{name}"] = node[name]
-            for name, child in node.items():
-                look(child, f"{key}.{name}", _HEADS.get(name, ()))
-
-    look(cfg.get("model") or {}, "model", ())
+    for key, part in placed_dicts(cfg.get("model"), "model"):
+        # Heads in a list, as of the stages of a cascade, have the name of the list.
+        kind = next(word for word in reversed(key.split(".")) if not word.isdecimal())
+        for name in () if part.get("class_agnostic") else _HEADS.get(kind, ()):
+            if isinstance(part.get(name), int):
+                found[f"{key}.{name}"] = part[name]
     return found
