@@ -60,13 +60,9 @@ def check_dependencies() -> None:
     for package in _PACKAGES:
         known = False
         for line, names in package.distributions.items():
-            for name in names:
-                try:
-                    version = metadata.version(name)
-                except metadata.PackageNotFoundError:
-                    continue
+            for name in filter(_is_installed, names):
                 known = True
-                found[line][name] = version
+                version = found[line][name] = metadata.version(name)
                 if _is_older(version, package.minimum):
                     old[name] = f"{name} {version} is older than {package.minimum}"
         if package.required and not known and find_spec(package.module) is None:
@@ -129,8 +125,6 @@ def _is_installed(name: str) -> bool:
 
 def _own_requirement(extras: str) -> str:
     """How pip is to name this package: pip knows an installed one, else by its source folder."""
-    try:
-        metadata.version("mmhcgnet")
-    except metadata.PackageNotFoundError:
-        return f'-e "{Path(__file__).resolve().parents[1]}[{extras}]"'
-    return f'"mmhcgnet[{extras}]"'
+    if _is_installed("mmhcgnet"):
+        return f'"mmhcgnet[{extras}]"'
+    return f'-e "{Path(__file__).resolve().parents[1]}[{extras}]"'
