@@ -25,18 +25,7 @@ class ChannelsLastHook(Hook):
         self.cpu_only = cpu_only
 
     def before_train(self, runner: Runner) -> None:
-        """Convert the backbone before training."""
-        self._convert(runner)
-
-    def before_val(self, runner: Runner) -> None:
-        """Convert the backbone before a validation of its own."""
-        self._convert(runner)
-
-    def before_test(self, runner: Runner) -> None:
-        """Convert the backbone before testing."""
-        self._convert(runner)
-
-    def _convert(self, runner: Runner) -> None:
+        """Convert the backbone, also before a validation of its own and before a test."""
         parameter = next(runner.model.parameters(), None)
         if self.cpu_only and parameter is not None and parameter.device.type != "cpu":
             return
@@ -56,6 +45,8 @@ class ChannelsLastHook(Hook):
             if _turn_back not in backbone._forward_hooks.values():
                 backbone.register_forward_pre_hook(_turn)
                 backbone.register_forward_hook(_turn_back)
+
+    before_val = before_test = before_train
 
 
 def _turn(backbone: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
