@@ -20,11 +20,15 @@ CARRIED = "carried_state"
 _GRADIENTS, _STOPPING, _SIZES = "gradients", "early_stopping", "input_sizes"
 
 
-def has_stepped(optim_wrapper: OptimWrapper | OptimWrapperDict) -> bool:
+def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """The wrappers of all optimizers of a run."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+
+
+def has_stepped(runner: Runner) -> bool:
     """Whether no gradients are accumulated for a later step."""
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        return all(wrapper.should_update() for wrapper in optim_wrapper.values())
-    return optim_wrapper.should_update()
+    return all(wrapper.should_update() for wrapper in optim_wrappers(runner))
 
 
 def collect(runner: Runner) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def collect(runner: Runner) -> dict[str, Any]:
     Several processes accumulate gradients apart, and only one saves: those are not collected.
     """
     found: dict[str, Any] = {}
-    if get_world_size() == 1 and not has_stepped(runner.optim_wrapper):
+    if get_world_size() == 1 and not has_stepped(runner):
         parameters = unwrapped(runner.model).named_parameters()
         found[_GRADIENTS] = {name: p.grad for name, p in parameters if p.grad is not None}
     if stoppers := [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]:
@@ -51,9 +55,7 @@ def warn_of_lost_gradients(runner: Runner, interval: int, by_epoch: bool) -> Non
         interval: Between two saves, in epochs or iterations.
         by_epoch: Which of them.
     """
-    wrappers = runner.optim_wrapper
-    wrappers = wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]
-    counts = [getattr(wrapper, "_accumulative_counts", 1) for wrapper in wrappers]
+    counts = [getattr(wrapper, "_accumulative_counts", 1) for wrapper in optim_wrappers(runner)]
     iterations = interval * (len(runner.train_dataloader) if by_epoch else 1)
     if get_world_size() > 1 and interval > 0 and any(iterations % count for count in counts):
         runner.logger.warning(

@@ -141,7 +141,7 @@ class InterruptHook(Hook):
 
     def before_rest(self, runner: Runner) -> None:
         """From now on the state stays whole, and a signal may end the run at once."""
-        if self._saver is not None and has_stepped(runner.optim_wrapper):
+        if self._saver is not None and has_stepped(runner):
             if self._received and self._alone:
                 raise _Asked
             self._resting = True
@@ -177,7 +177,7 @@ class InterruptHook(Hook):
         self._restore()
 
     def _end_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
-        if self._saver is None or not has_stepped(runner.optim_wrapper):
+        if self._saver is None or not has_stepped(runner):
             return
         number = self._received
         if get_world_size() > 1:

@@ -11,12 +11,13 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmhcgnet.engine.carried_state import optim_wrappers
 from mmhcgnet.engine.models import unwrapped
 from mmhcgnet.errors import UsageError
 from mmhcgnet.weights import listed, not_finite
@@ -82,7 +83,7 @@ class NonFiniteHook(Hook):
         # A model may hold an infinity by design, as in a mask.
         self._infinite = {*not_finite(dict(unwrapped(runner.model).named_buffers()))}
         self._handles = [unwrapped(runner.model).register_forward_hook(keep)]
-        for wrapper in _wrappers(runner):
+        for wrapper in optim_wrappers(runner):
             self._handles.append(wrapper.optimizer.register_step_pre_hook(check))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -98,7 +99,7 @@ class NonFiniteHook(Hook):
             NonFiniteError: If a loss is not finite, more steps in a row were skipped than may be,
                 or a skipped one has spoilt running statistics.
         """
-        for wrapper in _wrappers(runner):
+        for wrapper in optim_wrappers(runner):
             if wrapper.optimizer in self._stepped:
                 self._skipped[wrapper.optimizer] = 0
             elif not isinstance(wrapper, AmpOptimWrapper | ApexOptimWrapper):
@@ -186,11 +187,6 @@ class NonFiniteHook(Hook):
         self._handles, self._losses, self._batch = [], {}, None
         self._stepped.clear()
         self._skipped.clear()
-
-
-def _wrappers(runner: Runner) -> list[OptimWrapper]:
-    wrapper = runner.optim_wrapper
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
