@@ -81,8 +81,8 @@ class SafeCheckpointHook(CheckpointHook):
         warn_of_lost_gradients(runner, self.interval, self.by_epoch)
         warn_of_first_sizes(runner)
         # A model may hold an infinity by design, as in a mask.
-        buffers = {name: buffer for name, buffer in runner.model.named_buffers()}
-        self._infinite = {name.removeprefix("module.") for name in not_finite(buffers)}
+        infinite = not_finite(dict(runner.model.named_buffers()))
+        self._infinite = {name.removeprefix("module.") for name in infinite}
         self._has_read_back = False
         self._former_bests: dict[str, str | None] = {}
         self._find_former(runner)
@@ -168,9 +168,8 @@ class SafeCheckpointHook(CheckpointHook):
             Names of files in the run's folder that are still to be deleted.
         """
         hub = runner.message_hub
-        outdated = hub.get_info(_OUTDATED, [])
-        outdated = [name for name in _as_list(outdated) if self._is_own(name)]
-        kept = [step for step in _as_list(hub.get_info("keep_ckpt_ids", [])) if type(step) is int]
+        outdated = [name for name in _as_list(hub.get_info(_OUTDATED)) if self._is_own(name)]
+        kept = [step for step in _as_list(hub.get_info("keep_ckpt_ids")) if type(step) is int]
         if self.max_keep_ckpts > 0:
             # MMEngine would delete a folder of this name, whatever it is.
             outdated += [self.filename_tmpl.format(step) for step in kept[: -self.max_keep_ckpts]]
@@ -184,15 +183,13 @@ class SafeCheckpointHook(CheckpointHook):
         return isinstance(name, str) and re.fullmatch(pattern, name) is not None
 
     def _interrupted(self, hub: MessageHub) -> list[str]:
-        names = hub.get_info(_INTERRUPTED) if _INTERRUPTED in hub.runtime_info else []
-        return [name for name in _as_list(names) if self._is_own(name)]
+        return [name for name in _as_list(hub.get_info(_INTERRUPTED)) if self._is_own(name)]
 
     def _name_run(self, runner: Runner) -> None:
         """Give the run an id, or take over that of the run that it resumes."""
         ids = [None]
         if is_main_process():
-            hub = runner.message_hub
-            known = hub.get_info(RUN) if runner._resume and RUN in hub.runtime_info else None
+            known = runner.message_hub.get_info(RUN) if runner._resume else None
             ids = [known if isinstance(known, str) else secrets.token_hex(8)]
             found = self._others(runner) if self._local else {}
             if not runner._resume and found:
@@ -215,8 +212,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _others(self, runner: Runner) -> dict[str, int]:
         """The iterations of the checkpoints in the folder; of a resumed run, of its own."""
-        hub, found = runner.message_hub, {}
-        own = hub.get_info(RUN) if runner._resume and RUN in hub.runtime_info else None
+        own, found = runner.message_hub.get_info(RUN), {}
         for path in Path(self.out_dir).glob("*"):
             if path.name.startswith("best_") or not self._is_own(path.name):
                 continue
@@ -230,10 +226,9 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _find_former(self, runner: Runner) -> None:
         """Look for what the hub names in this run's folder, which may have been moved."""
-        hub = runner.message_hub
 
         def here(key: str) -> str | None:
-            path = hub.get_info(key) if key in hub.runtime_info else None
+            path = runner.message_hub.get_info(key)
             name = os.path.basename(path) if isinstance(path, str) else None
             if not self._is_own(name):
                 return None
