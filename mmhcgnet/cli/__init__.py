@@ -18,7 +18,7 @@ from mmhcgnet.errors import UsageError
 from .converters import add_output_arguments, convert_file, make_parser
 from .default_hooks import set_guards
 from .deploy import deploy_file
-from .launch import distributed_run, launched_rank, prepare_distributed
+from .launch import launched_rank, prepare_distributed
 from .options import (
     check_amp_testing,
     check_amp_training,
@@ -47,56 +47,3 @@ from .progress import leave_out_noise, progress_bar, report_test, report_trainin
 from .publish import publish_file
 from .report import report_usage_errors
 from .resume import drop_pretrained, set_resume
-
-__all__ = [
-    "QuietRunner",
-    "UsageError",
-    "adapt_config",
-    "add_output_arguments",
-    "base_of",
-    "check_amp_testing",
-    "check_amp_training",
-    "check_checkpoint",
-    "check_data",
-    "check_frozen_backbone",
-    "check_metrics",
-    "check_ops",
-    "check_output",
-    "check_pretrained_files",
-    "check_sections",
-    "check_trainable",
-    "claim_work_dir",
-    "convert_file",
-    "decide_out_item",
-    "deploy_file",
-    "drop_pretrained",
-    "drop_validation",
-    "distributed_run",
-    "explain_misspelt_types",
-    "keep_config_copy",
-    "leave_out_noise",
-    "launched_rank",
-    "load_config",
-    "make_parser",
-    "parse_options",
-    "prepare_distributed",
-    "progress_bar",
-    "publish_file",
-    "report_test",
-    "report_training",
-    "report_usage_errors",
-    "set_amp_testing",
-    "set_amp_training",
-    "set_auto_scale_lr",
-    "set_dataloader_defaults",
-    "set_deploy",
-    "set_guards",
-    "set_resume",
-    "set_test_time_augmentation",
-    "set_visualization",
-    "set_work_dir",
-    "shipped_config",
-    "use_safe_loader",
-    "write_atomically",
-    "write_child",
-]
