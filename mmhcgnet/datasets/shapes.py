@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -340,30 +341,25 @@ def draw_scene(
     canvas, _ = _draw_background(rng, height, width, size)
     wanted = 0 if index % 20 == 10 else rng.integers(1, MAX_OBJECTS + 1)
     owner = np.full((height, width), -1)
-    labels: list[int] = []
-    masks: list[np.ndarray] = []
+    found: list[tuple[int, np.ndarray]] = []
     # More tries than objects: a large one does not always find room next to the others.
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CATEGORIES)))
         area = (size * math.exp(rng.uniform(*np.log(SCALE_RANGE)))) ** 2
         alpha = _rasterise(_draw_outline(rng, label, area))
         solid = alpha >= 0.5
-        place = _place(rng, solid, owner, np.array([mask.sum() for mask in masks], dtype=int))
+        place = _place(rng, solid, owner, np.array([mask.sum() for _, mask in found], dtype=int))
         if place is None:
             continue
         _paint(rng, canvas, alpha, *place, size)
         inside, local = _window(owner, solid, *place)
         mask = np.zeros((height, width), bool)
         mask[inside] = solid[local]
-        owner[mask] = len(labels)
-        labels.append(label)
-        masks.append(mask)
-        if len(labels) == wanted:
+        owner[mask] = len(found)
+        found.append((label, mask))
+        if len(found) == wanted:
             break
-    objects = [
-        ShapeObject(label, mask, owner == i)
-        for i, (label, mask) in enumerate(zip(labels, masks, strict=True))
-    ]
+    objects = [ShapeObject(label, mask, owner == i) for i, (label, mask) in enumerate(found)]
     return _photograph(rng, canvas), objects
 
 
@@ -518,11 +514,16 @@ def write_detection(
     val_images: int = 200,
     size: int = 128,
     progress: Progress | None = None,
+    panoptic: bool = False,
 ) -> bool:
     """Write the COCO-format set: ``annotations/instances_{train,val}.json``, ``train/``, ``val/``.
 
     Masks are run-length encoded. Each annotation has a field beyond COCO's, ``occlusion``: the
     fraction of the object that other objects hide.
+
+    With a label for every pixel, there are also ``annotations/panoptic_{train,val}.json`` with the
+    folders ``annotations/panoptic_{train,val}/``, as in COCO, and semantic maps for MMSegmentation,
+    ``semantic/{train,val}/``, whose pixels are indices into ``(*CATEGORIES, *BACKGROUNDS)``.
 
     Args:
         out: Folder to write to.
@@ -531,6 +532,7 @@ def write_detection(
         val_images: Number of validation images.
         size: Longer side of the images in pixels, 64 to 1024.
         progress: Called with (split, images done, images wanted).
+        panoptic: Whether to label every pixel.
 
     Returns:
         False if the same set already existed, else True.
@@ -538,37 +540,16 @@ def write_detection(
     Raises:
         ValueError: A number is out of range, or ``out`` holds files of another origin.
     """
-    record = _record(seed, images, val_images, size, least=1)
-    return _write_scenes(Path(out), record, progress)
-
-
-def write_panoptic(
-    out: str | Path,
-    seed: int = 0,
-    images: int = 4200,
-    val_images: int = 200,
-    size: int = 128,
-    progress: Progress | None = None,
-) -> bool:
-    """Write the set of :func:`write_detection` with a label for every pixel.
-
-    In addition to its files there are ``annotations/panoptic_{train,val}.json`` with the folders
-    ``annotations/panoptic_{train,val}/``, as in COCO, and semantic maps for MMSegmentation,
-    ``semantic/{train,val}/``, whose pixels are indices into ``(*CATEGORIES, *BACKGROUNDS)``.
-
-    Args, return value and errors are those of :func:`write_detection`.
-    """
-    record = dict(_record(seed, images, val_images, size, least=1), panoptic=True)
-    return _write_scenes(Path(out), record, progress)
-
-
-def _write_scenes(out: Path, record: dict, progress: Progress | None) -> bool:
-    panoptic = bool(record.get("panoptic"))
-    seed, size = record["seed"], record["size"]
+    out, record = Path(out), _record(seed, images, val_images, size, least=1)
+    if panoptic:
+        record["panoptic"] = True
     if not _begin(out, record, ("annotations", *SPLITS, *(["semantic"] if panoptic else []))):
         return False
-    for split, count in zip(SPLITS, (record["images"], record["val_images"]), strict=True):
-        content = _begin_json(split, seed, [_category(i) for i in range(len(CATEGORIES))])
+    categories = [
+        dict(id=i, name=name, supercategory="shape") for i, name in enumerate(CATEGORIES, 1)
+    ]
+    for split, count in zip(SPLITS, (images, val_images), strict=True):
+        content = _begin_json(split, seed, categories)
         labelled = _begin_json(split, seed, PANOPTIC_CATEGORIES)
         if panoptic:
             (out / "semantic" / split).mkdir()
@@ -612,10 +593,6 @@ def _begin_json(split: str, seed: int, categories: list[dict]) -> dict:
     )
 
 
-def _category(index: int) -> dict:
-    return dict(id=index + 1, name=CATEGORIES[index], supercategory="shape")
-
-
 def _segment(objects: list[ShapeObject], labels: np.ndarray) -> tuple[np.ndarray, list[dict]]:
     """Number the segments of a scene from 1: its objects, then its backgrounds.
 
@@ -631,15 +608,17 @@ def _segment(objects: list[ShapeObject], labels: np.ndarray) -> tuple[np.ndarray
     for label, mask in masks:
         if not mask.any():
             continue
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        (top, bottom), (left, right) = rows[[0, -1]], columns[[0, -1]]
-        box = [int(left), int(top), int(right - left + 1), int(bottom - top + 1)]
+        box = list(cv2.boundingRect(mask.astype(np.uint8)))
         number = len(infos) + 1  # below 256, so that red alone tells it
         colours[mask, 0] = number
         infos.append(
             dict(id=number, category_id=label + 1, area=int(mask.sum()), bbox=box, iscrowd=0)
         )
     return colours, infos
+
+
+# The same with a label for every pixel.
+write_panoptic = partial(write_detection, panoptic=True)
 
 
 def write_classification(
