@@ -6,6 +6,7 @@ import os
 import tempfile
 import textwrap
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,15 +46,9 @@ def check_config_path(path: str) -> None:
 
 def _known_configs(path: str) -> dict[str, str]:
     """Runnable configs next to ``path``, in ``./configs`` and in the package, by file name."""
-    package = Path(__file__).parents[1]
-    siblings = Path(path).parent.glob("*")
-    shipped = [
-        file
-        for folder in (Path("configs"), package.parent / "configs", package / ".mim" / "configs")
-        for file in folder.rglob("*")
-    ]
+    siblings, below = Path(path).parent.glob("*"), Path("configs").rglob("*")
     known: dict[str, str] = {}
-    for file in [*siblings, *shipped]:
+    for file in [*siblings, *below, *shipped_configs().values()]:
         if file.suffix in CONFIG_SUFFIXES and "_base_" not in file.parts:
             known.setdefault(file.name, str(file))
     return known
@@ -281,6 +276,19 @@ def _failed_place(error: Exception, path: str) -> str:
 def _one_line(error: Exception) -> str:
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return textwrap.shorten(f"{type(error).__name__}: {text}", 400, placeholder=" …")
+
+
+def tested_dataset(cfg: Config) -> dict[str, Any]:
+    """The config of the data set that a test reads, inside of wrappers; empty without one."""
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    while "pipeline" not in dataset and ("dataset" in dataset or "datasets" in dataset):
+        dataset = dataset["dataset"] if "dataset" in dataset else dataset["datasets"][0]
+    return dataset
+
+
+def loads_files(pipeline: Sequence[dict]) -> bool:
+    """Whether a pipeline reads image files, as BGR; sets that hold images, as CIFAR, have RGB."""
+    return any(type_name(step).startswith("LoadImage") for step in pipeline)
 
 
 def set_dataloader_defaults(

@@ -12,14 +12,16 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime.images import read
 
+from .configs import loads_files, tested_dataset
 from .models import load_model
 
-_LOADS = ("LoadImageFromFile", "LoadImageFromNDArray")
-# What needs annotations, which an image alone does not have.
-_NEEDLESS = ("LoadAnnotations", "LoadPanopticAnnotations")
+# The image is there, and has no annotations.
+_NEEDLESS = ("LoadImageFromFile", "LoadImageFromNDArray")
+_NEEDLESS += ("LoadAnnotations", "LoadPanopticAnnotations")
 
 
 class TorchPredictor:
@@ -43,18 +45,12 @@ class TorchPredictor:
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
         self.cfg = cfg
         self._scope = cfg.get("default_scope")
-        dataset = _innermost((cfg.get("test_dataloader") or {}).get("dataset") or {})
+        dataset = tested_dataset(cfg)
         pipeline = copy.deepcopy(dataset.get("pipeline") or cfg.get("test_pipeline"))
         if not pipeline:
             raise UsageError("The config has no test pipeline: test_dataloader.dataset.pipeline.")
-        kinds = [str(step["type"]).rpartition(".")[2] for step in pipeline]
-        # MM's pipelines read files as BGR; what a data set holds as arrays, as of CIFAR, is RGB.
-        self._reads_files = any(kind in _LOADS for kind in kinds)
-        steps = [
-            step
-            for step, kind in zip(pipeline, kinds, strict=True)
-            if kind not in (*_LOADS, *_NEEDLESS)
-        ]
+        self._reads_files = loads_files(pipeline)
+        steps = [step for step in pipeline if type_name(step) not in _NEEDLESS]
         with DefaultScope.overwrite_default_scope(self._scope):
             self._pipeline = Compose(steps)
         with DATASETS.switch_scope_and_registry(self._scope) as registry:
@@ -94,12 +90,6 @@ class TorchPredictor:
         return self._pipeline(
             dict(img=image, img_shape=size, ori_shape=size, img_id=0, img_path=None)
         )
-
-
-def _innermost(dataset: dict[str, Any]) -> dict[str, Any]:
-    while "pipeline" not in dataset and isinstance(dataset.get("dataset"), dict):
-        dataset = dataset["dataset"]
-    return dataset
 
 
 def _describe(found: Any) -> dict[str, Any]:

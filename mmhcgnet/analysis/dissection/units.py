@@ -31,8 +31,8 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
 from mmhcgnet.analysis.report import digest, say, write
-from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.broden import Annotation, Broden
+from mmhcgnet.engine.configs import loads_files, tested_dataset
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
 
 TOP_IMAGES = 4
@@ -475,17 +475,9 @@ def _as_tensor(image: np.ndarray) -> Tensor:
 
 
 def channel_order(cfg: Config) -> str:
-    """Say in which order the model of a config wants the channels of an image.
-
-    Files are read as BGR, and CIFAR's images, which no transform loads, are RGB.
-    """
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    pipeline = dataset.get("pipeline") or []
-    names = [type_name(transform) for transform in pipeline]
-    loads = not names or any(name.startswith("LoadImage") for name in names)
-    return "bgr" if loads else "rgb"
+    """Say in which order the model of a config wants the channels of an image."""
+    pipeline = tested_dataset(cfg).get("pipeline")
+    return "bgr" if not pipeline or loads_files(pipeline) else "rgb"
 
 
 def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:

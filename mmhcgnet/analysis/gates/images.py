@@ -17,7 +17,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import Tensor, nn
 
 from mmhcgnet.config_dicts import type_name
-from mmhcgnet.engine.configs import check_sections
+from mmhcgnet.engine.configs import check_sections, loads_files, tested_dataset
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import MissingFileError, UsageError
 
@@ -97,17 +97,15 @@ def make_reader(cfg: Config, model: nn.Module) -> Callable[[str], Sample]:
             function, if a file cannot be read.
     """
     check_sections(cfg, "test_dataloader")
-    dataset = cfg.test_dataloader.dataset
-    while "pipeline" not in dataset and ("dataset" in dataset or "datasets" in dataset):
-        dataset = dataset["dataset"] if "dataset" in dataset else dataset["datasets"][0]
-    if not dataset.get("pipeline") or not hasattr(model, "data_preprocessor"):
+    pipeline = tested_dataset(cfg).get("pipeline")
+    if not pipeline or not hasattr(model, "data_preprocessor"):
         raise UsageError(
             f"The config {cfg.filename} has no test pipeline or no data_preprocessor, and so does "
             "not say how images are read: give one of a classifier or a detector."
         )
-    steps = [step for step in dataset["pipeline"] if "Annotations" not in type_name(step)]
+    steps = [step for step in pipeline if "Annotations" not in type_name(step)]
     is_rgb = False
-    if not any(type_name(step).startswith("LoadImage") for step in steps):
+    if not loads_files(steps):
         # Sets that hold pixels, such as CIFAR's, have them in the order that the model normalises.
         is_rgb = not model.data_preprocessor.to_rgb
         steps = [dict(type="LoadImageFromFile"), *([_swap_channels] if is_rgb else []), *steps]
