@@ -73,7 +73,7 @@ def find_newest(
         except UsageError as error:
             skipped[path] = str(error)
     newest = None
-    for path in _from_newest(outlines, _pointed(folders)):
+    for path in _from_newest(outlines, pointed(folders)):
         try:
             newest = Checkpoint.open(path)  # with its checksum
             break
@@ -99,9 +99,9 @@ def find_newest(
     return newest
 
 
-def _from_newest(outlines: dict[str, Checkpoint], pointed: str | None) -> list[str]:
+def _from_newest(outlines: dict[str, Checkpoint], name: str | None) -> list[str]:
     """Sort the paths of checkpoints."""
-    pointed_run = next((o.run for p, o in outlines.items() if Path(p).name == pointed), None)
+    pointed_run = next((o.run for p, o in outlines.items() if Path(p).name == name), None)
     times: dict[str, float] = {}  # of the last save of each run
     for path, outline in outlines.items():
         run = outline.run or path
@@ -115,7 +115,7 @@ def _from_newest(outlines: dict[str, Checkpoint], pointed: str | None) -> list[s
     return sorted(outlines, key=age, reverse=True)
 
 
-def _pointed(folders: list[str]) -> str | None:
+def pointed(folders: Iterable[str]) -> str | None:
     """The name of the file that MMEngine's pointer names; its folder may have been moved."""
     for folder in folders:
         with suppress(OSError):

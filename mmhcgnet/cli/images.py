@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -184,21 +185,13 @@ def predict_video(predictor: Any, source: str, out: Path, threshold: float, batc
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    while True:
-        found, frame = video.read()
-        if not found:
-            return
+    while (frame := video.read()[1]) is not None:
         yield np.ascontiguousarray(frame[..., ::-1])
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    items = iter(items)
+    while batch := list(islice(items, size)):
         yield batch
 
 

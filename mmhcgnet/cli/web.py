@@ -21,7 +21,7 @@ from mmhcgnet.analysis.gates import maps as gate_maps
 from mmhcgnet.analysis.gates.images import make_reader
 from mmhcgnet.analysis.report import check_matplotlib
 from mmhcgnet.checkpoints.checkpoint import find_file
-from mmhcgnet.checkpoints.newest import POINTER
+from mmhcgnet.checkpoints.newest import pointed
 from mmhcgnet.engine.configs import CONFIG_SUFFIXES, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, ReadableError, UsageError, readable
@@ -110,14 +110,10 @@ class Network:
     def _open(self, engine: str, folder: str) -> TorchPredictor | Predictor:
         if engine == TORCH:
             return open_predictor(self._model, self._checkpoint, self._device, None)
-        path = self._model
-        if self._checkpoint:
-            path = self._exported = self._exported or self._export(folder)
-        return open_predictor(path, None, self._device, ENGINES[engine])
-
-    def _export(self, folder: str) -> str:
-        path = os.path.join(tempfile.mkdtemp(dir=folder), "model.onnx")
-        return export_file(self._model, self._checkpoint, path)
+        if self._checkpoint and self._exported is None:
+            path = os.path.join(tempfile.mkdtemp(dir=folder), "model.onnx")
+            self._exported = export_file(self._model, self._checkpoint, path)
+        return open_predictor(self._exported or self._model, None, self._device, ENGINES[engine])
 
 
 def find_networks(words: Sequence[str], device: str = "cpu") -> dict[str, Network]:
@@ -170,9 +166,7 @@ def _networks_in(folder: str) -> list[tuple[str, str | None]]:
     checkpoints = {path.name: path for path in Path(folder).glob("*.pth")}
     if configs and checkpoints:
         newest = max(checkpoints.values(), key=os.path.getmtime)
-        pointer = Path(folder, POINTER)
-        if pointer.is_file():  # the folder may have been moved since
-            newest = checkpoints.get(os.path.basename(pointer.read_text().strip()), newest)
+        newest = checkpoints.get(pointed([folder]), newest)
         found.insert(0, (str(max(configs, key=os.path.getmtime)), str(newest)))
     if not found:
         raise UsageError(f"{folder} has neither exported models nor a config with a checkpoint.")
