@@ -58,13 +58,9 @@ def check_training_state(runner: Runner, opened: Checkpoint) -> None:
             f"Cannot resume from {path}: its {', '.join(wrong)} is not what a training saves. To "
             "start a new run from its weights, use load_from."
         )
-    wrapper, optimizer = runner.optim_wrapper, content["optimizer"]
-    if isinstance(wrapper, OptimWrapperDict):
-        states = optimizer if isinstance(optimizer, dict) else {}
-        pairs = [(wrapper[name], states.get(name)) for name in wrapper.keys()]
-    else:
-        pairs = [(wrapper, optimizer)]
-    for wrapper, saved in pairs:
+    wrappers, states = _by_name(runner.optim_wrapper, content["optimizer"])
+    for name, wrapper in wrappers.items():
+        saved = states.get(name) if isinstance(states, dict) else None
         if isinstance(wrapper, OptimWrapper) and (problem := _compare_optimizer(wrapper, saved)):
             raise UsageError(
                 f"The optimizer state in the checkpoint {path} does not fit the config's: "
@@ -89,11 +85,14 @@ def overruled_settings(runner: Runner, checkpoint: dict[str, Any]) -> list[str]:
     ]
 
 
+def _by_name(own: Any, saved: Any) -> tuple[Any, Any]:
+    """What belongs to several optimizers, by their names; to a single one, by ``""``."""
+    return (own, saved) if isinstance(own, dict | OptimWrapperDict) else ({"": own}, {"": saved})
+
+
 def _optimizer_pairs(runner: Runner, checkpoint: dict[str, Any]) -> Iterator[_Pair]:
     """The settings of the groups of parameters in which the two differ."""
-    wrappers, saved = runner.optim_wrapper, checkpoint["optimizer"]
-    if not isinstance(wrappers, OptimWrapperDict):
-        wrappers, saved = {"": wrappers}, {"": saved}
+    wrappers, saved = _by_name(runner.optim_wrapper, checkpoint["optimizer"])
     for key, wrapper in wrappers.items():
         groups = zip(saved[key]["param_groups"], wrapper.optimizer.param_groups, strict=False)
         for former, own in groups:
@@ -105,9 +104,7 @@ def _optimizer_pairs(runner: Runner, checkpoint: dict[str, Any]) -> Iterator[_Pa
 
 
 def _scheduler_pairs(runner: Runner, checkpoint: dict[str, Any]) -> Iterator[_Pair]:
-    own, saved = runner.param_schedulers, checkpoint.get("param_schedulers")
-    if not isinstance(own, dict):
-        own, saved = {"": own}, {"": saved}
+    own, saved = _by_name(runner.param_schedulers, checkpoint.get("param_schedulers"))
     for key, schedulers in own.items():
         former = (saved or {}).get(key) or []
         place = f"param_scheduler{'.' + key if key else ''}"
@@ -145,8 +142,7 @@ def _compare_schedulers(own: Any, saved: Any) -> str | None:
     """Say in what number or kind differs: MMEngine would mix the states in their order."""
     if not own or not saved:
         return None
-    if not isinstance(own, dict):
-        own, saved = {"": own}, {"": saved}
+    own, saved = _by_name(own, saved)
     if not isinstance(saved, dict) or own.keys() != saved.keys():
         return "they are of other optimizers"
     for key, schedulers in own.items():
