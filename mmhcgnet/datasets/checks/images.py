@@ -138,14 +138,8 @@ def inspect_image(
             why = " ".join(f"{type(error).__name__}: {error}".split())
             return [_bad_file("undecodable image", f"{path} cannot be read as an image ({why})")]
         if image is None:
-            return [
-                Finding(
-                    "image passed over",
-                    [f"{path} cannot be read, and the pipeline skips it"],
-                    "put a good image there",
-                    harmless=True,
-                )
-            ]
+            text = f"{path} cannot be read, and the pipeline skips it"
+            return [Finding("image passed over", [text], "put a good image there", harmless=True)]
         damage = "" if damage == _UNKNOWN else damage
     if damage:
         found.insert(0, _bad_file("damaged image", f"{path} is damaged or ends early ({damage})"))
@@ -180,23 +174,12 @@ def _inspect_conversion(path: str, mode: str, image: np.ndarray) -> list[Finding
     """Find what gets lost when OpenCV makes three channels of 8 bits of an image."""
     found = []
     if mode == "CMYK":
-        found.append(
-            Finding(
-                "CMYK image",
-                [f"{path} is in CMYK, whose colours are only roughly converted"],
-                "convert it to RGB",
-                harmless=True,
-            )
-        )
+        text = f"{path} is in CMYK, whose colours are only roughly converted"
+        found.append(Finding("CMYK image", [text], "convert it to RGB", harmless=True))
     if image.dtype != np.uint8:
-        found.append(
-            Finding(
-                "image of more than 8 bits",
-                [f"{path} holds {image.dtype} values, which are read as 8 bits"],
-                "convert it with the scale that you want",
-                harmless=True,
-            )
-        )
+        text = f"{path} holds {image.dtype} values, which are read as 8 bits"
+        remedy = "convert it with the scale that you want"
+        found.append(Finding("image of more than 8 bits", [text], remedy, harmless=True))
     return found
 
 
@@ -208,12 +191,10 @@ def wrong_size(path: str, size: Sequence[int], shape: Sequence[int]) -> Finding:
         size: Height and width in pixels as they are annotated.
         shape: Those that it has; further entries do not matter.
     """
-    told = f"is {shape[1]} wide and {shape[0]} high, but its annotations say {size[1]} and"
-    return Finding(
-        "image of another size",
-        [f"{path} {told} {size[0]}"],
-        "replace the image, or fix its width, height, boxes and masks",
-    )
+    found, told = f"{shape[1]} wide and {shape[0]} high", f"{size[1]} and {size[0]}"
+    text = f"{path} is {found}, but its annotations say {told}"
+    remedy = "replace the image, or fix its width, height, boxes and masks"
+    return Finding("image of another size", [text], remedy)
 
 
 def inspect_file(path: str) -> Finding | None:
