@@ -258,7 +258,9 @@ def contact_sheet(sample: Sample, gates: Mapping[str, Gates]) -> Figure:
         ax.set_axis_off()
         peaks = " | ".join(f"{_relative(attention).max():.1f}" for attention in maps)
         ax.set_title(f"{name}   {peaks}", fontsize=8, pad=2)
-        _draw_sorted(body.add_subplot(grid[1 + row, 2 * column + 1]), gates[name])
+        chart = body.add_subplot(grid[1 + row, 2 * column + 1])
+        weights = (gates[name].u3, gates[name].f)
+        _draw_stairs(chart, *(each.sort(descending=True).values.numpy() for each in weights))
     return figure
 
 
@@ -281,12 +283,6 @@ def _draw_legend(figure: Any, sample: Sample) -> None:
     chart.text(39, 0.8, "from the dilated\n3×3 branch (u5)", fontsize=8, ha="right")
     chart.text(1, 0.05, "from the 3×3 branch (u3)", fontsize=8, color="white")
     chart.text(1, 0.45, "line: kept by\nthe forget gate (f)", fontsize=8, color="white")
-
-
-def _draw_sorted(ax: Axes, gates: Gates) -> None:
-    _draw_stairs(
-        ax, *(values.sort(descending=True).values.numpy() for values in (gates.u3, gates.f))
-    )
 
 
 def _draw_stairs(ax: Axes, u3: np.ndarray, f: np.ndarray) -> None:
