@@ -357,22 +357,17 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
             continue
         contents = []
         for source, file in zip(tested, files, strict=True):
-            content, faults = read_coco(file)
-            if not content:
-                break  # reported where the data set is inspected
+            content, _ = read_coco(file)
+            classes = _classes(_dataset_class(cfg, source), source)
             try:
-                taken = _taken(
-                    content, source, _classes(_dataset_class(cfg, source), source), False
-                )
+                taken = _taken(content, source, classes, panoptic=False)
             except (KeyError, TypeError):
-                break
-            contents.append((file, source, dict(content, images=taken)))
-        truth, faults = read_coco(path)
+                break  # reported where the data set is inspected
+            contents.append((file, dict(content, images=taken)))
+        truth, _ = read_coco(path)
         if truth and len(contents) == len(tested):
             keys = [metric.key, *(source.key for source in tested)]
-            tested_files = [(file, content) for file, _, content in contents]
-            findings = compare_truth(path, truth, tested_files, metric.key)
-            if findings:
+            if findings := compare_truth(path, truth, contents, metric.key):
                 yield InspectedSet(keys, path, findings)
 
 
