@@ -12,6 +12,7 @@ wants one inside the unit's mask; a pixel that has a label in two maps counts on
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -443,28 +444,24 @@ class Dissection:
         return state
 
 
+@dataclasses.dataclass
 class _Samples(Dataset):
     """Images and, if they are wanted, their labels."""
 
-    def __init__(
-        self,
-        data: Broden,
-        indices: Sequence[int],
-        size: tuple[int, int],
-        channel_order: str,
-        annotated: bool,
-    ) -> None:
-        self._data, self._indices, self._annotated = data, indices, annotated
-        self._size, self._order = size, channel_order
+    data: Broden
+    indices: Sequence[int]
+    size: tuple[int, int]
+    channel_order: str
+    annotated: bool
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, place: int) -> tuple[Tensor, Annotation | None] | DataError:
-        index = self._indices[place]
+        index = self.indices[place]
         try:
-            image = _as_tensor(self._data.load(index, self._size, self._order))
-            return image, self._data.annotation(index) if self._annotated else None
+            image = _as_tensor(self.data.load(index, self.size, self.channel_order))
+            return image, self.data.annotation(index) if self.annotated else None
         except DataError as error:
             # Raised in a worker, it would come with the worker's traceback as its message.
             return error
