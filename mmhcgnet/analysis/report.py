@@ -35,11 +35,8 @@ def number(value: float | None, digits: int = 1, unit: float = 1) -> str:
 
 
 def write_json(path: str, result: Any) -> None:
-    """Write a result, dataclasses included, and the folders on the way."""
-    make_folder(path)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2, default=dataclasses.asdict)
-        file.write("\n")
+    """Write a result, dataclasses included, and the folders on the way, as :func:`write` does."""
+    write(path, (json.dumps(result, indent=2, default=dataclasses.asdict) + "\n").encode())
 
 
 def write(path: str, content: bytes) -> None:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.benchmark.measuring import describe_machine
-from mmhcgnet.analysis.report import digest, new_figure, number, say, write
+from mmhcgnet.analysis.report import digest, new_figure, number, say, write_json
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
@@ -243,8 +243,7 @@ class Results:
             )
             for name, about in self._about.items()
         }
-        text = json.dumps(dict(models=models), indent=2) + "\n"
-        write(self.path, text.encode())
+        write_json(self.path, dict(models=models))
         self._saved = time.monotonic()
 
 
