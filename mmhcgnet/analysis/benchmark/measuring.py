@@ -12,11 +12,11 @@ import multiprocessing
 import platform
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from .workloads import Workload, build
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
 # Rounds that are measured even if the time is over.
 LEAST_ROUNDS = 3
 # They give memory without computing, most of them without writing to it.
@@ -210,13 +209,6 @@ def as_row(result: Result) -> list[str]:
     ]
 
 
-def rotations(items: Sequence[T], rounds: int) -> Iterator[list[T]]:
-    """Order the items for each round: as they are, then from the second one on, and so forth."""
-    for i in range(rounds):
-        start = i % len(items)
-        yield [*items[start:], *items[:start]]
-
-
 def interleave(
     runs: Mapping[str, Callable[[], Any]],
     rounds: int,
@@ -238,8 +230,8 @@ def interleave(
         Seconds in each round, by name.
     """
     times = {name: [] for name in runs}
-    start = time.monotonic()
-    for i, names in enumerate(rotations(list(runs), rounds)):
+    names, start = deque(runs), time.monotonic()
+    for i in range(rounds):
         if i >= LEAST_ROUNDS and time.monotonic() - start > seconds:
             break
         for name in names:
@@ -247,6 +239,7 @@ def interleave(
             before = timer()
             runs[name]()
             times[name].append(timer() - before)
+        names.rotate(-1)  # the next round begins with the next one
         if report:
             report(i + 1, {name: measured[-1] for name, measured in times.items()})
     return times
