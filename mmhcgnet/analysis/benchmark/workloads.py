@@ -17,11 +17,9 @@ detector with all from bytes to masks, of others what the network itself does.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -37,7 +35,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mmhcgnet.analysis.complexity.counting import number_of_proposals, propose
-from mmhcgnet.engine.configs import CONFIG_SUFFIXES, check_sections, load_config, ops_lack_the_gpu
+from mmhcgnet.engine.configs import (
+    CONFIG_SUFFIXES,
+    check_sections,
+    load_config,
+    ops_lack_the_gpu,
+    parse_options,
+)
 from mmhcgnet.engine.deploy import switch_to_deploy
 from mmhcgnet.engine.export import export_model, export_network, write_model
 from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
@@ -107,7 +111,7 @@ def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.M
             model = build_model(cfg)
         return model.backbone if "backbone" in forms else model
 
-    options = {key: _literal(value) for key, _, value in (a.partition("=") for a in arguments)}
+    options = parse_options(arguments)
     if "with_cp" in forms:
         options["with_cp"] = True
     try:
@@ -146,12 +150,6 @@ def _build_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
             f"torchvision has no classifier {name!r}{did_you_mean(name, classifiers)}."
         )
     return models.get_model(name, weights=None, **options)
-
-
-def _literal(text: str) -> Any:
-    with suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    return text
 
 
 def is_detector(model: nn.Module) -> bool:
