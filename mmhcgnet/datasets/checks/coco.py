@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,19 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+
+
+@dataclass
+class TrainedClasses:
+    """The classes in the order of the training.
+
+    Attributes:
+        names: The classes; ``None`` if they are not known.
+        file: The annotation file that the order is taken from, if not from the config.
+    """
+
+    names: Sequence[str] | None = None
+    file: str | None = None
 
 
 def read_coco(path: str, polygons: bool = False) -> tuple[dict, list[Finding]]:
@@ -146,8 +160,7 @@ def inspect_coco(
     evaluated: bool = False,
     labelled: bool = True,
     trained: bool = True,
-    trained_classes: Sequence[str] | None = None,
-    trained_file: str | None = None,
+    order: TrainedClasses | None = None,
     unique: bool = True,
 ) -> list[Finding]:
     """Find what is wrong with annotations.
@@ -160,13 +173,12 @@ def inspect_coco(
         evaluated: Whether the file is the truth of an evaluation.
         labelled: Whether there have to be annotations.
         trained: Whether a model is trained on it.
-        trained_classes: The classes that the model is trained on, in their order.
-        trained_file: The annotation file that this order is taken from, if not from the config.
+        order: The classes that the model is trained on.
         unique: Whether an annotation has to have an id of its own.
     """
     file = f"The annotation file {path}"
     images, annotations = content["images"], content["annotations"]
-    found = _inspect_categories(content["categories"], file, classes, trained_classes, trained_file)
+    found = _inspect_categories(content["categories"], file, classes, order or TrainedClasses())
     for entries, keys, name in (
         (images, IMAGE_KEYS, "image"),
         (annotations, (*ANNOTATION_KEYS, *(["iscrowd"] if evaluated else [])), "annotation"),
@@ -219,11 +231,7 @@ def as_instances(content: dict) -> dict:
 
 
 def _inspect_categories(
-    categories: list[dict],
-    file: str,
-    classes: Sequence[str] | None,
-    trained_classes: Sequence[str] | None,
-    trained_file: str | None,
+    categories: list[dict], file: str, classes: Sequence[str] | None, order: TrainedClasses
 ) -> list[Finding]:
     found = _inspect_keys(categories, ("id", "name"), "category", file)
     if found:
@@ -252,7 +260,7 @@ def _inspect_categories(
         "unknown class", absent, describe, "fix metainfo.classes in the data set's config"
     )
     if not absent:
-        found += _inspect_order(names, file, classes, trained_classes, trained_file)
+        found += _inspect_order(names, file, classes, order)
     found += select(
         "category left out",
         rest,
@@ -270,28 +278,24 @@ def _others(names: Sequence, known: Sequence) -> list:
 
 
 def _inspect_order(
-    names: list,
-    file: str,
-    classes: Sequence[str],
-    trained_classes: Sequence[str] | None,
-    trained_file: str | None,
+    names: list, file: str, classes: Sequence[str], trained: TrainedClasses
 ) -> list[Finding]:
     """Compare the order of a file's categories, by which MMDetection numbers the classes."""
     given = set(classes)
     order = [name for name in names if isinstance(name, Hashable) and name in given]
-    moved = moved_classes(order, trained_classes or ())
+    moved = moved_classes(order, trained.names or ())
     # Where all data sets name the classes in one order, either this or the files' can be changed.
-    if moved and (trained_file or list(classes) != list(trained_classes)):
+    if moved and (trained.file or list(classes) != list(trained.names)):
         return select(
             "classes in another order than in training",
             moved,
             lambda name: (
                 f"{file} lists its categories in another order than the model's classes are "
                 f"trained in: {name!r} is class {order.index(name)} here and class "
-                f"{list(trained_classes).index(name)} in "
-                f"{trained_file or 'training'}, and MMDetection numbers classes as the file does"
+                f"{list(trained.names).index(name)} in "
+                f"{trained.file or 'training'}, and MMDetection numbers classes as the file does"
             ),
-            f"reorder the categories in this file as {_told(trained_classes)}, and "
+            f"reorder the categories in this file as {_told(trained.names)}, and "
             "metainfo.classes with them",
         )
     if list(classes) == order:
@@ -324,14 +328,16 @@ def _inspect_keys(entries: list[dict], keys: Sequence[str], name: str, file: str
     found = []
     lacking = [i for i, entry in enumerate(entries) if not wanted <= entry.keys()]
     article = "a" if name == "category" else "an"
+
+    def called(i: int) -> str:
+        return f"id {entries[i]['id']}" if "id" in entries[i] else f"the {i + 1}th in the list"
+
     for key in keys if lacking else ():
         without = [i for i in lacking if key not in entries[i]]
         found += select(
             f"{name} without {key}",
             without,
-            lambda i, key=key: (
-                f"{file} has {article} {name} ({_called(entries[i], i)}) without {key!r}"
-            ),
+            lambda i, key=key: f"{file} has {article} {name} ({called(i)}) without {key!r}",
             f"give each {name} a {key!r}",
         )
     return found
@@ -381,34 +387,25 @@ def _inspect_images(images: list[dict], file: str) -> list[Finding]:
         sizes = image["height"], image["width"]
         return not all(isinstance(size, int | float) and 0 < size < 1e9 for size in sizes)
 
-    found = select(
-        "image size that is no size",
-        [i for i, image in enumerate(images) if is_wrong(image)],
-        lambda i: (
-            f"{file} has an image ({_called(images[i], i)}) of width {images[i]['width']!r} "
-            f"and height {images[i]['height']!r}"
-        ),
-        "write the sizes in pixels",
-    )
+    def describe(image: dict) -> str:
+        size = f"width {image['width']!r} and height {image['height']!r}"
+        return f"{file} has an image (id {image['id']}) of {size}"
+
+    wrong = [image for image in images if is_wrong(image)]
+    found = select("image size that is no size", wrong, describe, "write the sizes in pixels")
     if not found:
-        found = select(
-            "image of extreme size",
-            [i for i, image in enumerate(images) if is_extreme(image["width"], image["height"])],
-            lambda i: (
-                f"{file} has an image ({_called(images[i], i)}) of width {images[i]['width']} and "
-                f"height {images[i]['height']}"
-            ),
-            EXTREME,
-            harmless=True,
-        )
+        extreme = [image for image in images if is_extreme(image["width"], image["height"])]
+        found = select("image of extreme size", extreme, describe, EXTREME, harmless=True)
     names = [image["file_name"] for image in images]
     unnamed = [
-        i for i, name in enumerate(names) if not (isinstance(name, str) and name) or "\0" in name
+        (image["id"], name)
+        for image, name in zip(images, names, strict=True)
+        if not (isinstance(name, str) and name) or "\0" in name
     ]
     found += select(
         "image without a name",
         unnamed,
-        lambda i: f"{file} has an image ({_called(images[i], i)}) whose file_name is {names[i]!r}",
+        lambda pair: f"{file} has an image (id {pair[0]}) whose file_name is {pair[1]!r}",
         "name its file",
     )
     if unnamed or len(set(names)) == len(names):
@@ -608,7 +605,3 @@ def _look_up(table: dict, keys: list) -> tuple[np.ndarray, np.ndarray]:
     for i in np.flatnonzero(found < 0):
         other[i] = str(keys[i]) in strings
     return found, other
-
-
-def _called(entry: dict, index: int) -> str:
-    return f"id {entry['id']}" if "id" in entry else f"the {index + 1}th in the list"

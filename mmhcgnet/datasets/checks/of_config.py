@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
 
-from .coco import as_instances, inspect_coco, moved_classes, read_coco
+from .coco import TrainedClasses, as_instances, inspect_coco, moved_classes, read_coco
 from .findings import Finding, merge, select
 from .folders import inspect_folders, read_list, walk_images
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
@@ -149,19 +149,11 @@ def inspect_data(
                 _note_coco(coco, source, classes)
         if phase != "train" and not panoptic:
             yield from _inspect_truth(cfg, phase, sources)
-    trained = _Trained(trained_classes)
+    trained = TrainedClasses(trained_classes)
     for file in coco.values():
         yield _inspect_coco_file(cfg, file, thorough, trained)
     for keys, source, kind in others.values():
         yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
-
-
-@dataclass
-class _Trained:
-    """The classes in the order of the training, and the file that knows it better than a config."""
-
-    classes: Sequence[str] | None
-    file: str | None = None
 
 
 @dataclass
@@ -235,7 +227,7 @@ def _note_coco(
 
 
 def _inspect_coco_file(
-    cfg: Config, file: _CocoFile, thorough: bool, trained: _Trained
+    cfg: Config, file: _CocoFile, thorough: bool, trained: TrainedClasses
 ) -> InspectedSet:
     keys = [source.key for source in file.sources]
     findings = _inspect_num_classes(cfg, file.sources[0], file.classes, file.kind)
@@ -255,13 +247,12 @@ def _inspect_coco_file(
         evaluated=file.evaluated,
         labelled=file.trained or any(key.startswith("val_") for key in keys),
         trained=file.trained,
-        trained_classes=trained.classes,
-        trained_file=trained.file,
+        order=trained,
         unique=not panoptic,
     )
-    if file.trained and not trained.file and trained.classes:
+    if file.trained and not trained.file and trained.names:
         names = [category.get("name") for category in content["categories"]]
-        trained.classes = [name for name in names if name in trained.classes]
+        trained.names = [name for name in names if name in trained.names]
         trained.file = file.path
     if any(not finding.harmless for finding in inspected.findings):
         return inspected

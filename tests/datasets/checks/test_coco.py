@@ -5,7 +5,7 @@ import time
 import pytest
 from helpers.inspected import kinds
 
-from mmhcgnet.datasets.checks.coco import as_instances, inspect_coco, read_coco
+from mmhcgnet.datasets.checks.coco import TrainedClasses, as_instances, inspect_coco, read_coco
 
 
 def content(**changes):
@@ -342,12 +342,12 @@ def test_a_subset_of_the_categories_has_their_order_too(names, classes):
 
 @pytest.mark.parametrize("trained", [("dog", "cat"), ("eel", "cat", "dog"), ("cat", "eel", "dog")])
 def test_the_order_of_the_training_counts_and_not_that_of_the_config(trained):
-    found = inspect(content(), trained_classes=trained, trained_file="train.json")
+    found = inspect(content(), order=TrainedClasses(trained, "train.json"))
     assert "classes in another order than in training" in kinds(found, harmless=False)
     assert f"reorder the categories in this file as {trained}" in found[0].sentence
     assert "in train.json" in found[0].sentence
     for good in (("cat", "dog"), ("cat", "dog", "eel"), ("rat", "hen")):
-        assert inspect(content(), trained_classes=good, trained_file="train.json") == []
+        assert inspect(content(), order=TrainedClasses(good, "train.json")) == []
 
 
 @pytest.mark.parametrize("classes", [(5, 6), ("cat", None), ("cat", 1.5)])
