@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.optim.scheduler.param_scheduler import (
@@ -46,9 +47,7 @@ class DropBlockHook(Hook):
                 "dropblock=dict(block_size=2) to model.backbone, or remove the hook."
             )
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | tuple | list | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Set the strength of every DropBlock."""
         strength = (1 - math.cos(math.pi * _place_in_cycle(runner))) / 2
         for layer in self._layers:

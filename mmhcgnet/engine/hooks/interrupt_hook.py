@@ -100,13 +100,7 @@ class InterruptHook(Hook):
         if hasattr(signal, "SIGALRM"):
             self._former[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._press)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """End here, but for the last iteration of an epoch, which ends with it."""
         if not _has_epochs(runner) or not self.end_of_epoch(runner.train_dataloader, batch_idx):
             self._end_if_asked(runner, runner.epoch, runner.iter + 1)
@@ -120,13 +114,7 @@ class InterruptHook(Hook):
         """Note that the model may have EMA's weights now."""
         self._validating = True
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_val_iter(self, *args: Any, **kwargs: Any) -> None:
         """End here.
 
         Processes may have different numbers of batches to validate, so that those of a distributed

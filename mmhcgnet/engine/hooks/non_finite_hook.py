@@ -90,9 +90,7 @@ class NonFiniteHook(Hook):
         """Note the batch, whose files an error names."""
         self._batch = data_batch
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Check the losses of an iteration without a step, and count what a loss scaler skips.
 
         Raises:
