@@ -17,29 +17,16 @@ class _Package(NamedTuple):
     module: str
     minimum: str
     required: bool
-    distributions: dict[str, tuple[str, ...]]  # line -> the distributions that provide `module`
+    # The distributions that provide the module in each line.
+    onedl: tuple[str, ...]
+    openmmlab: tuple[str, ...]
 
 
 _PACKAGES = (
-    _Package(
-        "mmengine",
-        "0.10.7",
-        True,
-        {"onedl": ("onedl-mmengine",), "openmmlab": ("mmengine", "mmengine-lite")},
-    ),
-    _Package(
-        "mmcv",
-        "2.1.0",
-        True,
-        {"onedl": ("onedl-mmcv",), "openmmlab": ("mmcv", "mmcv-lite", "mmcv-full")},
-    ),
-    _Package("mmdet", "3.3.0", False, {"onedl": ("onedl-mmdetection",), "openmmlab": ("mmdet",)}),
-    _Package(
-        "mmpretrain",
-        "1.2.0",
-        False,
-        {"onedl": ("onedl-mmpretrain",), "openmmlab": ("mmpretrain",)},
-    ),
+    _Package("mmengine", "0.10.7", True, ("onedl-mmengine",), ("mmengine", "mmengine-lite")),
+    _Package("mmcv", "2.1.0", True, ("onedl-mmcv",), ("mmcv", "mmcv-lite", "mmcv-full")),
+    _Package("mmdet", "3.3.0", False, ("onedl-mmdetection",), ("mmdet",)),
+    _Package("mmpretrain", "1.2.0", False, ("onedl-mmpretrain",), ("mmpretrain",)),
 )
 
 
@@ -59,8 +46,8 @@ def check_dependencies() -> None:
     missing, old = [], {}
     for package in _PACKAGES:
         known = False
-        for line, names in package.distributions.items():
-            for name in filter(_is_installed, names):
+        for line in found:
+            for name in filter(_is_installed, getattr(package, line)):
                 known = True
                 version = found[line][name] = metadata.version(name)
                 if _is_older(version, package.minimum):
@@ -109,8 +96,7 @@ def install_command(optional: str | None = None) -> str:
     Args:
         optional: The module of one more, that this package does not need: ``"mmseg"``.
     """
-    upstream = _PACKAGES[0].distributions["openmmlab"]
-    line = "openmmlab" if any(map(_is_installed, upstream)) else "onedl"
+    line = "openmmlab" if any(map(_is_installed, _PACKAGES[0].openmmlab)) else "onedl"
     extras = f"{line},{line}-{optional}" if optional else line
     return f"pip install --no-build-isolation {_own_requirement(extras)}"
 
