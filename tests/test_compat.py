@@ -122,6 +122,7 @@ def test_user_sees_the_sentence_through_a_registry(tmp_path):
     assert "pip uninstall -y" in last
 
 
+@pytest.mark.slow(reason="interpreters that import everything")
 def test_import_needs_neither_mmdet_nor_mmpretrain_nor_ops():
     code = """
 for blocked in ("mmdet", "mmpretrain", "mmcv.ops", "mmcv._ext"):

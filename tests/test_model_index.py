@@ -117,12 +117,12 @@ def count_once(cfg):
 
 
 slow = pytest.mark.slow(reason="counts what PyTorch cannot without computing, on a large image")
-TRANSFORMERS = ("deformable-detr", "dino", "mask2former")
+LARGE = ("panoptic", "deformable-detr", "dino", "mask2former")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=slow) if n.startswith(TRANSFORMERS) else n for n in MODELS],
+    [pytest.param(n, marks=slow) if n.startswith(LARGE) else n for n in MODELS],
 )
 def test_the_numbers_are_those_of_the_config(name):
     cfg, metadata = read(name), MODELS[name].metadata

@@ -31,6 +31,7 @@ def few_classes(text, old, new):
     return text.replace(str(old), str(new))
 
 
+@pytest.mark.slow(reason="does all that the page says, a training included")
 @pytest.mark.parametrize("masks", [True, False], ids=["masks", "boxes"])
 def test_detection(start, place, masks):
     shapes.write_detection(place / "shapes", images=10, val_images=1, size=64)

@@ -551,6 +551,7 @@ def test_gradients_with_a_random_activation(plain, with_cp):
     compare(*results)
 
 
+@pytest.mark.slow(reason="torch.compile takes seconds for each graph")
 def test_a_compiled_network_is_looked_at_when_it_is_compiled():
     """Also where it was never called before."""
     results = []

@@ -78,6 +78,7 @@ def bench():
     return runpy.run_path(str(BENCH))
 
 
+@pytest.mark.slow(reason="does the work of every comparison once")
 def test_every_target_is_measured_in_one_run(bench, monkeypatch, capsys, tmp_path):
     """With small networks in place of all but the names, which the targets go by."""
     pytest.importorskip("matplotlib")

@@ -189,8 +189,9 @@ class InEngine(nn.Module):
             exported = export_network(model)
             inputs = dict(images=generator.normal(size=(batch_size, 3, *size)).astype(np.float32))
         with TemporaryDirectory() as folder:
-            path = os.path.join(folder, "model.onnx")
-            write_model(exported, path, {})
+            format, suffix = ("openvino", "xml") if self.engine == "openvino" else ("onnx", "onnx")
+            path = os.path.join(folder, f"model.{suffix}")
+            write_model(exported, path, {}, format)
             try:
                 shapes = {name: value.shape for name, value in inputs.items()}
                 run = open_engine(path, self.engine, torch.get_num_threads(), shapes)

@@ -19,6 +19,7 @@ import torch
 from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.errors import UsageError
 
+from .layout import align_channels
 from .models import Exported
 
 FORMATS = ("onnx", "openvino")
@@ -74,6 +75,7 @@ def write_model(
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             draft = os.path.join(scratch, name)
             if format == "onnx":
+                align_channels(graph.graph)
                 if half:
                     _halve(graph)
                 graph.metadata_props.add(key=KEY, value=text)

@@ -57,8 +57,12 @@ def sparse(model):
         low, high = (low, cfg.score_thr) if 0 in numbers else (cfg.score_thr, high)
 
 
+slow = pytest.mark.slow(reason="exports and compiles one more detector")
+MORE = ("faster-rcnn", "cascade-mask-rcnn", "fcos", "atss")
+
+
 @pytest.mark.parametrize(
-    "name", ["mask-rcnn", "faster-rcnn", "cascade-mask-rcnn", "retinanet", "fcos", "atss"]
+    "name", ["mask-rcnn", "retinanet", *(pytest.param(name, marks=slow) for name in MORE)]
 )
 def test_a_detector(name, tmp_path):
     writes_onnx()

@@ -81,6 +81,7 @@ def test_a_backbone_at_other_sizes_and_batches(engine, to_rgb, tmp_path):
             close(run(engine, path, images), wanted)
 
 
+@pytest.mark.slow(reason="exports HCGNet-B")
 def test_hcgnet_b_has_few_operators():
     writes_onnx()
     exported = export_backbone(with_preprocessor(HCGNet("B").eval(), to_rgb=True))

@@ -322,6 +322,7 @@ def test_augmentations_differ_from_epoch_to_epoch(tmp_path, workers):
         assert not torch.equal(a, b) and not torch.equal(b, c) and not torch.equal(a, c)
 
 
+@pytest.mark.slow(reason="trains a whole detector")
 def test_batches_by_aspect_ratio_resume_within_an_epoch(tmp_path):
     """MMDetection's batch sampler may draw fewer batches than its length says."""
     pipeline = [
@@ -468,6 +469,7 @@ def resize_in_two(rank, folder):
     assert len(set(model.strengths)) == 1 + 6  # none in three, then another in each
 
 
+@pytest.mark.slow(reason="two processes that train, several times")
 def test_two_processes_resume_with_the_same_sizes_and_drops(warm, tmp_path, capsys):
     run_processes(warm, resize_in_two, tmp_path)
     # One process has as many batches, and all that it sees in them is other images.
