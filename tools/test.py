@@ -89,9 +89,7 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         cli.check_output(args.out, cfg)
     cli.set_dataloader_defaults(cfg, not args.no_pin_memory)
-    if args.amp:
-        cli.set_amp_testing(cfg)
-    cli.check_amp_testing(cfg)
+    cli.set_amp_testing(cfg, args.amp)
     if args.show or args.show_dir:
         cli.set_visualization(cfg, args.show, args.show_dir, args.interval, args.wait_time)
     if args.deploy:

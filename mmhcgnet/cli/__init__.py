@@ -20,7 +20,6 @@ from .default_hooks import set_guards
 from .deploy import deploy_file
 from .launch import launched_rank, prepare_distributed
 from .options import (
-    check_amp_testing,
     check_amp_training,
     check_metrics,
     check_output,

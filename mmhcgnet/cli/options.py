@@ -141,24 +141,16 @@ def check_amp_training(cfg: Config) -> None:
     _check_amp_detection(cfg, "val_cfg")
 
 
-def set_amp_testing(cfg: Config) -> None:
-    """Test in mixed precision (``--amp``).
+def set_amp_testing(cfg: Config, amp: bool) -> None:
+    """Test in mixed precision with ``--amp``, else if the config says so.
 
     Raises:
         UsageError: If the model is a detector, whose boxes MMCV's ops on a CPU take in single
             precision alone, and there is no accelerator.
     """
-    cfg.test_cfg.fp16 = True
-    _check_amp_detection(cfg, "test_cfg", "leave --amp out, or ")
-
-
-def check_amp_testing(cfg: Config) -> None:
-    """Check that a detector that its config tests in mixed precision has a GPU to do so.
-
-    Raises:
-        UsageError: If there is none.
-    """
-    _check_amp_detection(cfg, "test_cfg")
+    if amp:
+        cfg.test_cfg.fp16 = True
+    _check_amp_detection(cfg, "test_cfg", "leave --amp out, or " if amp else "")
 
 
 def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:

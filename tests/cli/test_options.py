@@ -1,6 +1,7 @@
 import os
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from mmhcgnet import HCGNet, NonFiniteHook
 from mmhcgnet.cli.default_hooks import set_guards
 from mmhcgnet.cli.launch import refuse_sync_norms
 from mmhcgnet.cli.options import (
-    check_amp_testing,
     check_amp_training,
     check_metrics,
     check_output,
@@ -338,7 +338,8 @@ def test_the_home_folder_is_put_in_place_of_a_tilde(tmp_path, monkeypatch):
 def test_detectors_are_not_tested_in_mixed_precision_on_a_cpu(section, monkeypatch):
     monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
     optim_wrapper = dict(type="OptimWrapper")
-    check = check_amp_testing if section == "test_cfg" else check_amp_training
+    testing = partial(set_amp_testing, amp=False)
+    check = testing if section == "test_cfg" else check_amp_training
     for scope, refused in (("mmdet", True), ("mmpretrain", False)):
         cfg = Config({"default_scope": scope, section: dict(fp16=True)})
         cfg.optim_wrapper = optim_wrapper
@@ -349,9 +350,9 @@ def test_detectors_are_not_tested_in_mixed_precision_on_a_cpu(section, monkeypat
             check(cfg)
     cfg = Config(dict(default_scope="mmdet", test_cfg=dict()))
     with pytest.raises(UsageError, match="leave --amp out"):
-        set_amp_testing(cfg)
+        set_amp_testing(cfg, amp=True)
     monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cuda")
-    set_amp_testing(cfg)
+    set_amp_testing(cfg, amp=True)
     assert cfg.test_cfg.fp16 is True
 
 
