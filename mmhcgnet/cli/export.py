@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmhcgnet.checkpoints import Checkpoint
-from mmhcgnet.engine.configs import check_sections, load_config
+from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
 from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.export.in_runner import ExportedModel
@@ -61,7 +61,6 @@ def export_file(
     if os.path.exists(output) and not force:
         raise UsageError(f"{output} already exists: name another file, or add --force.")
     cfg = load_config(config, cfg_options)
-    check_sections(cfg, "model")
     leave_out_noise(cfg)
     model = load_model(cfg, checkpoint)
     exported = export_backbone(model) if backbone else export_model(model)

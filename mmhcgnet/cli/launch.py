@@ -111,9 +111,7 @@ def _empty_frames(error: BaseException) -> None:
 
 
 def _init_gloo(cfg: Config) -> None:
-    for name, source in zip(
-        ("RANK", "WORLD_SIZE", "LOCAL_RANK"), _VARIABLES[cfg.launcher], strict=True
-    ):
+    for name, source in zip(_VARIABLES["pytorch"], _VARIABLES[cfg.launcher], strict=True):
         os.environ[name] = os.environ[source]
     if cfg.launcher == "slurm" and "MASTER_ADDR" not in os.environ:
         hosts = subprocess.check_output(
