@@ -255,7 +255,9 @@ class Workload:
                 ChannelsLastHook().before_test(SimpleNamespace(model=model))
             self.compute = _detect(model, self.trains, batch_size, size, device)
             return
-        images = torch.randn(batch_size, _in_channels(model), *size, device=device)
+        # The first convolution shows the channels of an image.
+        channels = next((p.shape[1] for p in model.parameters() if p.dim() == 4), 3)
+        images = torch.randn(batch_size, channels, *size, device=device)
         if channels_last:
             model.to(memory_format=torch.channels_last)
             images = images.contiguous(memory_format=torch.channels_last)
@@ -272,11 +274,6 @@ class Workload:
             return
         self.model.zero_grad(set_to_none=True)
         self.compute().backward()
-
-
-def _in_channels(model: nn.Module) -> int:
-    """Channels of the image, which the first convolution shows."""
-    return next((p.shape[1] for p in model.parameters() if p.dim() == 4), 3)
 
 
 def _mean_of(forward: Callable[[Tensor], Any], images: Tensor) -> Tensor:

@@ -143,7 +143,9 @@ def count(model: nn.Module, shape: tuple[int, int, int]) -> dict[str, Complexity
 
 def _count_operations(probe: nn.Module, image: Tensor) -> dict[str, Counter[str]]:
     """Multiply-adds of each operator in the whole model, ``""``, and in its parts."""
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    # What PyTorch counts for the attention of GPUs, for that of CPUs.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {attention: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         probe(image)
     root = type(probe).__name__
@@ -160,11 +162,6 @@ def _count_operations(probe: nn.Module, image: Tensor) -> dict[str, Counter[str]
         ]
         operations[part] = sum((by_module[name] for name in outermost), Counter())
     return operations
-
-
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_, **__) -> int:
-    """What PyTorch counts for the attention of GPUs, for that of CPUs."""
-    return sdpa_flop_count(query, key, value)
 
 
 def uncounted_layers(model: nn.Module) -> list[str]:
