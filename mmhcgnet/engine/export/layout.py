@@ -7,6 +7,7 @@ for the same work, with a copy of the map on either side. What is added here are
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,7 @@ class _Aligned:
         self.graph = graph
         self.constants = {each.name: each for each in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
-        self.uses = Counter(name for node in graph.node for name in node.input)
-        self.uses.update(output.name for output in graph.output)
+        self.uses = Counter(_read(graph))
 
     def run(self) -> None:
         for node in self.graph.node:
@@ -39,7 +39,7 @@ class _Aligned:
                     self.merge_groups(node)
                 else:
                     self.widen_input(node)
-        used = {name for node in self.graph.node for name in node.input}
+        used = set(_read(self.graph))
         kept = [each for each in self.graph.initializer if each.name in used]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
@@ -88,6 +88,16 @@ class _Aligned:
         self.constants[name] = numpy_helper.from_array(value, name)
         self.graph.initializer.append(self.constants[name])
         node.input[index] = name
+
+
+def _read(graph: Any) -> Iterator[str]:
+    """The names that a graph and those in it read, once for each time."""
+    yield from (output.name for output in graph.output)
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _read(inner)
 
 
 def _groups(conv: Any) -> int:

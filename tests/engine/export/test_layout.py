@@ -99,3 +99,22 @@ def test_a_map_with_another_reader_stays():
         model.graph.output.append(helper.make_empty_tensor_value_info(name))
         align_channels(model.graph)
         assert shapes(model) == [(18, 5, 1), (7, 18, 1)]
+
+
+def test_what_an_inner_graph_reads_stays():
+    writes_onnx()
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = graph_of((5, 18, 1), (18, 7, 1))
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["r1", "kept"], ["sum"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)],
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "kept"))
+    node = helper.make_node("If", ["condition"], ["z"], then_branch=inner, else_branch=inner)
+    model.graph.node.append(node)
+    align_channels(model.graph)
+    assert shapes(model) == [(18, 5, 1), (7, 18, 1)]
+    assert "kept" in [each.name for each in model.graph.initializer]
