@@ -26,6 +26,7 @@ def fail_in_one(rank, folder):
     time.sleep(100)
 
 
+@pytest.mark.slow(reason="waits for seconds")
 def test_a_process_that_fails_ends_the_others(warm, tmp_path):
     start = time.monotonic()
     with pytest.raises(AssertionError, match="on purpose"):

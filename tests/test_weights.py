@@ -94,6 +94,7 @@ def test_configs_and_weights_are_found_by_name(monkeypatch, tmp_path):
         Checkpoint.open(f"folder/{DETECTOR}")
 
 
+@pytest.mark.slow(reason="an interpreter that imports everything")
 def test_mmengine_reads_safetensors_once_the_package_is_imported(tmp_path):
     """In a process of its own: here, others have replaced the whole loader."""
     code = (
@@ -162,6 +163,7 @@ def exported_detector(tmp_path_factory):
     return export_model(load_model(load_config(DETECTOR), DETECTOR)), path
 
 
+@pytest.mark.slow(reason="exports the detector that ships")
 @pytest.mark.parametrize("output", [None, "boxes", "labels", "masks", "scores"])
 def test_the_check_of_an_exported_detector_sees_all_of_its_objects(
     output, exported_detector, monkeypatch

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 NOTEBOOK = Path(__file__).parents[2] / "demo/tutorial.ipynb"
 
 
+@pytest.mark.slow(reason="trains and exports as the notebook does")
 def test_all_cells_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]

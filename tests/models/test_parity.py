@@ -45,7 +45,12 @@ def project(maps, dtype: torch.dtype) -> torch.Tensor:
     return loss
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+large = pytest.mark.slow(reason="a network that costs twice HCGNet-B or more")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=large) if n in ("A3", "C") else n for n in NETWORKS]
+)
 def test_eval_forward(name):
     state = random_state(state_shapes(*NETWORKS[name]))
     network = make_network(name).eval()

@@ -219,6 +219,7 @@ def make_panoptic(folder):
     (folder / "panoptic.json").write_text(json.dumps(content))
 
 
+@pytest.mark.slow(reason="a training of one more detector")
 def test_trains_on_panoptic_annotations(succeed, tmp_path):
     pytest.importorskip("panopticapi", reason="MMDetection reads panoptic data with panopticapi")
     make_panoptic(tmp_path / "panoptic")

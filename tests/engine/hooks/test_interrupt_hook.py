@@ -192,6 +192,7 @@ class Hangs(Numbers):
         return super().__getitem__(index)
 
 
+@pytest.mark.slow(reason="waits for seconds")
 def test_a_loader_that_times_out_ends_a_run_that_is_saved(tmp_path):
     epoch = tmp_path / "epoch"
     at = At("before_train_epoch", lambda runner: epoch.touch(), epoch=1)
