@@ -69,13 +69,13 @@ def write_model(
     facts |= exported.facts
     text = json.dumps(facts, ensure_ascii=False)
     graph = _to_onnx(exported)
+    align_channels(graph.graph, merges=format == "onnx")
     folder, name = os.path.split(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             draft = os.path.join(scratch, name)
             if format == "onnx":
-                align_channels(graph.graph)
                 if half:
                     _halve(graph)
                 graph.metadata_props.add(key=KEY, value=text)

@@ -1,7 +1,8 @@
-"""Convolutions in the shapes that ONNX Runtime is quick at: in blocks of 16 channels.
+"""Convolutions in the shapes that engines are quick at: in blocks of 16 channels.
 
-It keeps maps in such blocks wherever a convolution allows it. Others take up to five times as long
-for the same work, with a copy of the map on either side. What is added here are zeros.
+ONNX Runtime keeps maps in such blocks wherever a convolution allows it. Others take up to five
+times as long for the same work, with a copy of the map on either side. OpenVINO does not mind
+groups of any width. What is added here are zeros.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ BLOCK = 16  # channels, with AVX-512; 8 with AVX2
 MOST = 4  # times the multiplications that blocks make up for
 
 
-def align_channels(graph: Any) -> None:
-    """Merge groups and widen maps between convolutions, so that they are whole blocks.
+def align_channels(graph: Any, merges: bool = True) -> None:
+    """Widen maps between convolutions, so that they are whole blocks.
 
     Args:
         graph: An ONNX graph with constants as initializers, changed in place.
+        merges: Merge groups of convolutions, too.
     """
-    _Aligned(graph).run()
+    _Aligned(graph).run(merges)
 
 
 class _Aligned:
@@ -32,13 +34,13 @@ class _Aligned:
         self.makers = {name: node for node in graph.node for name in node.output}
         self.uses = Counter(_read(graph))
 
-    def run(self) -> None:
+    def run(self, merges: bool) -> None:
         for node in self.graph.node:
             if node.op_type == "Conv" and node.input[1] in self.constants:
-                if _groups(node) > 1:
-                    self.merge_groups(node)
-                else:
+                if _groups(node) == 1:
                     self.widen_input(node)
+                elif merges:
+                    self.merge_groups(node)
         used = set(_read(self.graph))
         kept = [each for each in self.graph.initializer if each.name in used]
         del self.graph.initializer[:]

@@ -50,11 +50,11 @@ def shapes(model):
     return [(*constants[conv.input[1]][:2], n) for conv, n in zip(convs, groups, strict=True)]
 
 
-def aligned(*convs, **options):
+def aligned(*convs, merges=True, **options):
     writes_onnx()
     model = graph_of(*convs, **options)
     changed = copy.deepcopy(model)
-    align_channels(changed.graph)
+    align_channels(changed.graph, merges)
     got, wanted = run(changed), run(model)
     assert got.shape == wanted.shape
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
@@ -83,6 +83,11 @@ def test_maps_between_convolutions_become_whole_blocks():
     assert aligned((5, 16, 1), (16, 7, 1)) == [(16, 5, 1), (7, 16, 1)]
     assert aligned((5, 18, 1), (18, 18, 18)) == [(18, 5, 1), (18, 1, 18)]
     assert aligned((18, 18, 2), (18, 7, 1)) == [(18, 9, 2), (7, 18, 1)]
+
+
+def test_groups_stay_where_they_are_to():
+    assert aligned((128, 32, 4), merges=False) == [(32, 32, 4)]
+    assert aligned((5, 18, 1), (18, 7, 1), merges=False) == [(32, 5, 1), (7, 32, 1)]
 
 
 def test_a_constant_that_others_read_stays():
