@@ -9,6 +9,14 @@ from campaigns import sweep
 
 C4 = "faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py"
 RAN = ["build", "loss", "backward", "predict"]
+ONE = """
+import json, sys
+root, toolbox, name = sys.argv[1:]
+sys.path.append(root)
+from campaigns import sweep
+sweep.SIZE = (64, 96)
+print(json.dumps(sweep.isolated(toolbox, sweep.find_configs(toolbox)[name], False)))
+"""
 
 
 def result(done=RAN, resnet=None, strides=None, error="", **kwargs):
@@ -30,11 +38,12 @@ def result(done=RAN, resnet=None, strides=None, error="", **kwargs):
         ("mmpretrain", "mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py", 32),
     ],
 )
-def test_a_config_runs_with_hcgnet(toolbox, name, stride, monkeypatch):
+def test_a_config_runs_with_hcgnet(toolbox, name, stride, warm, tmp_path):
     pytest.importorskip(toolbox)
-    monkeypatch.setattr(sweep, "SIZE", (64, 96))
+    (tmp_path / "one.py").write_text(ONE)  # a fork of a process that has trained could not
+    printed = warm.run("one.py", sweep.ROOT, toolbox, name, cwd=tmp_path).out
+    found = json.loads(printed.splitlines()[-1])
     path = sweep.find_configs(toolbox)[name]
-    found = sweep.isolated(toolbox, path, False)
     assert (found["done"], found["error"], found["no_gradient"]) == (RAN, "", [])
     assert found["strides"]["backbone"] == [stride]
     assert sweep.meant_strides(sweep.load(path)) == [stride]
