@@ -2,16 +2,6 @@
 
 _base_ = "./resnet18_10e.py"
 
-max_epochs = 60
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.1, by_epoch=False, begin=0, end=200),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=max_epochs,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(max_epochs=60, val_interval=5)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(T_max=60, end=60)
