@@ -53,12 +53,8 @@ class TorchPredictor:
         steps = [step for step in pipeline if type_name(step) not in _NEEDLESS]
         with DefaultScope.overwrite_default_scope(self._scope):
             self._pipeline = Compose(steps)
-        with DATASETS.switch_scope_and_registry(self._scope) as registry:
-            kind = registry.get(dataset.get("type", ""))
-        metainfo = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
         self.model = load_model(cfg, checkpoint, device)
-        named = Checkpoint.open(checkpoint, in_full=False).classes or metainfo.get("classes")
-        self.classes = [str(name) for name in named or ()]
+        self.classes = class_names(cfg, checkpoint)
 
     def __call__(self, images: Any, batch_size: int = 1) -> Any:
         """Predict, as ``mmhcgnet_runtime.Predictor`` does, which describes the results.
@@ -90,6 +86,18 @@ class TorchPredictor:
         return self._pipeline(
             dict(img=image, img_shape=size, ori_shape=size, img_id=0, img_path=None)
         )
+
+
+def class_names(cfg: Config, checkpoint: str) -> list[str]:
+    """Name the classes, as the checkpoint does or the data of a config; empty if neither does."""
+    dataset = tested_dataset(cfg)
+    kind = dataset.get("type", "")
+    if isinstance(kind, str):  # in MMEngine's newer configs it is the class
+        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+            kind = registry.get(kind)
+    metainfo = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+    named = Checkpoint.open(checkpoint, in_full=False).classes or metainfo.get("classes")
+    return [str(name) for name in named or ()]
 
 
 def _describe(found: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from helpers.configs import classifier, detector, hcgnet
 from mmengine.config import Config
 
+from mmhcgnet.analysis.gates import cam
 from mmhcgnet.analysis.gates import images as pictures
 from mmhcgnet.engine.models import build_model
 
@@ -93,6 +94,18 @@ def test_a_classifier_and_a_folder(run, make, photos, tmp_path):
     lines = [line for line in printed.out.splitlines() if line.startswith(str(out))]
     assert len(lines) == 8 and all(Path(line).is_file() for line in lines)
     assert printed.err.startswith("1 of 2 images, ")
+
+
+@pytest.mark.parametrize(
+    "metainfo, title",
+    [("dict(classes=('cat', 'dog', 'eel'))", "gradcam of eel, "), (None, "gradcam of class 2, ")],
+)
+def test_an_activation_map_tells_its_class(run, make, photos, monkeypatch, metainfo, title):
+    titles, draw = [], cam.cam_figure
+    monkeypatch.setattr(cam, "cam_figure", lambda *args: titles.append(args[-1]) or draw(*args))
+    model = make(CLASSIFIER.replace("data_prefix=", f"metainfo={metainfo}, data_prefix="))
+    run(*model, photos / "a.png", "--cam", "gradcam", "--target", 2)
+    assert [text.startswith(title) for text in titles] == [True]
 
 
 def test_the_backbone_of_a_detector(run, make, photos, tmp_path):

@@ -82,6 +82,7 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
     from mmhcgnet.analysis.gates import images as pictures
     from mmhcgnet.analysis.gates import maps as gate_maps
     from mmhcgnet.analysis.report import check_matplotlib
+    from mmhcgnet.engine.inference import class_names
     from mmhcgnet.engine.models import load_model
     from mmhcgnet.errors import UsageError
 
@@ -103,6 +104,7 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
     chosen = gate_maps.choose_modules(network, args.modules) if args.modules else []
     if args.cam:
         cam.check_layer(model, args.layer)
+        classes = dict(enumerate(class_names(cfg, args.checkpoint)))
     read = pictures.make_reader(cfg, model)
 
     start = time.monotonic()
@@ -116,7 +118,8 @@ def draw(cfg: "Config", args: argparse.Namespace) -> None:
             heat, target, score = cam.activation_map(
                 model, sample.inputs, args.cam, args.target, args.layer
             )
-            title = f"{args.cam} of class {target}, score {score:.2f}"
+            name_of_class = classes.get(target, f"class {target}")
+            title = f"{args.cam} of {name_of_class}, score {score:.2f}"
             figures[args.cam] = cam.cam_figure(sample, heat, title)
         if network is not None:
             gates = gate_maps.read_gates(network, sample.inputs)

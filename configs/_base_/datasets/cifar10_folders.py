@@ -24,6 +24,8 @@ test_pipeline = [
 ]
 
 data_root = "data/cifar10_folders"
+classes = "airplane automobile bird cat deer dog frog horse ship truck".split()
+metainfo = dict(classes=classes)  # train.txt and val.txt have their numbers only
 train_dataloader = dict(
     batch_size=128,
     num_workers=0,  # not next to the computing cores
@@ -32,6 +34,7 @@ train_dataloader = dict(
     dataset=dict(
         type="CustomDataset",
         data_root=data_root,
+        metainfo=metainfo,
         ann_file="train.txt",
         data_prefix="train",
         pipeline=train_pipeline,
@@ -44,6 +47,7 @@ val_dataloader = dict(
     dataset=dict(
         type="CustomDataset",
         data_root=data_root,
+        metainfo=metainfo,
         ann_file="val.txt",
         data_prefix="train",
         pipeline=test_pipeline,
@@ -54,7 +58,11 @@ test_dataloader = dict(
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(
-        type="CustomDataset", data_root=data_root, data_prefix="test", pipeline=test_pipeline
+        type="CustomDataset",
+        data_root=data_root,
+        metainfo=metainfo,
+        data_prefix="test",
+        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(type="Accuracy", topk=(1,))
