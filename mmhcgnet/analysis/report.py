@@ -9,9 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmhcgnet.checkpoints import write_atomically
+from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ def digest(part: Any) -> str:
     if not isinstance(part, bytes):
         part = json.dumps(part, sort_keys=True, default=str).encode()
     return hashlib.sha256(part).hexdigest()
+
+
+def digest_of_weights(checkpoint: str) -> str:
+    """Show whether a checkpoint, a file or the name of a network that ships, is another one."""
+    return digest(Path(find_file(checkpoint)).read_bytes())
 
 
 def say(text: str) -> None:

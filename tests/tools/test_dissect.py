@@ -11,6 +11,7 @@ import torch
 from helpers.configs import classifier, detector, hcgnet
 from helpers.planted import CATEGORIES, PLANTED_CONFIG, make_planted
 
+from mmhcgnet.checkpoints import checkpoint
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model
 
@@ -84,6 +85,13 @@ def test_planted_units_are_found(run, planted, broden, tmp_path):
     assert [row["unit"] for row in rows] == ["2", "3", "0", "1", "4"]
     assert rows[2]["concept"] == "red-c" and float(rows[2]["iou"]) == red["iou"]
     assert "<svg" in (tmp_path / "new/bars.svg").read_text()
+
+
+def test_weights_are_found_by_name(run, planted, broden, tmp_path, monkeypatch):
+    config, weights = planted
+    monkeypatch.setattr(checkpoint, "shipped_weights", dict(shipped=weights).get)
+    run(config, "shipped", "--data", broden, "--shape", 28, "--out", "out", "--images", 20)
+    assert (tmp_path / "out/units.json").is_file()
 
 
 def test_the_page_shows_masks_and_needs_no_other_file(run, planted, broden, tmp_path):

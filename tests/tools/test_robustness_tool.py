@@ -12,6 +12,7 @@ import torch
 from helpers.configs import classifier, hcgnet
 from torch import nn
 
+from mmhcgnet.checkpoints import checkpoint
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.models import build_model, load_model
 
@@ -72,6 +73,13 @@ def run(start):
 def cells_of(name, path="work_dirs/robustness.json"):
     cells = json.loads(Path(path).read_text())["models"][name]["cells"]
     return {(c["attack"], c["epsilon"]): (c["images"], c["right"]) for c in cells}
+
+
+def test_weights_are_found_by_name(folder, run, monkeypatch):
+    shipped = dict(shipped=folder / "tiny.pth")
+    monkeypatch.setattr(checkpoint, "shipped_weights", shipped.get)
+    run("tiny.py", "shipped", "--attacks", "fgsm", "--epsilons", 0.02)
+    assert cells_of("tiny")
 
 
 def test_two_models_side_by_side(folder, run):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 
-from mmhcgnet.analysis.report import digest, say, write
+from mmhcgnet.analysis.report import digest, digest_of_weights, say, write
 from mmhcgnet.datasets.broden import Annotation, Broden
 from mmhcgnet.engine.configs import loads_files, tested_dataset
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
@@ -480,7 +480,7 @@ def channel_order(cfg: Config) -> str:
 def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:
     """What of a config and a checkpoint the result depends on, as digests."""
     parts = [cfg.get(key) for key in ("default_scope", "model", "data_preprocessor")]
-    return dict(model=digest(parts), checkpoint=digest(Path(checkpoint).read_bytes()))
+    return dict(model=digest(parts), checkpoint=digest_of_weights(checkpoint))
 
 
 def describe(dissection: Dissection, data: Broden) -> list[dict[str, Any]]:

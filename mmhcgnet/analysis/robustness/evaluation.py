@@ -23,7 +23,14 @@ from torch.utils.data import DataLoader
 
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.benchmark.measuring import describe_machine
-from mmhcgnet.analysis.report import digest, new_figure, number, say, write_json
+from mmhcgnet.analysis.report import (
+    digest,
+    digest_of_weights,
+    new_figure,
+    number,
+    say,
+    write_json,
+)
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
@@ -90,7 +97,7 @@ class Subject:
         self.chosen = [i * total // images for i in range(images)]
         self.setup = dict(
             model=digest([cfg.model, cfg.get("data_preprocessor")]),
-            weights=digest(Path(checkpoint).read_bytes()),
+            weights=digest_of_weights(checkpoint),
             data=digest(cfg.test_dataloader.dataset),
             images=[images, total],
         )
