@@ -121,6 +121,7 @@ def dissect(args: argparse.Namespace) -> dict:
 
     data = Broden(args.data, args.images)
     cfg = cli.load_config(args.config, args.cfg_options)
+    cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model")
     size = input_shape(cfg, args.shape and read_size(args.shape))[1:]
     model = load_model(cfg, args.checkpoint, args.device)

@@ -85,6 +85,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     # After parsing, as the packages behind it take seconds to import and --help needs none.
+    from mmhcgnet import cli
     from mmhcgnet.analysis import report
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.engine.models import check_device
@@ -103,6 +104,8 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
+        for config in configs:
+            cli.leave_out_noise(cli.load_config(config, args.cfg_options))
         from mmhcgnet.analysis.robustness import attacks
         from mmhcgnet.analysis.robustness import evaluation as robustness
 
