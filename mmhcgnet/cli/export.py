@@ -9,12 +9,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.engine.configs import load_config
 from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
 from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.export.pipeline import describe_pipeline
+from mmhcgnet.engine.inference import class_names
 from mmhcgnet.engine.models import load_model
 from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
@@ -65,7 +65,7 @@ def export_file(
     model = load_model(cfg, checkpoint)
     exported = export_backbone(model) if backbone else export_model(model)
     facts = dict(
-        classes=Checkpoint.open(checkpoint, in_full=False).classes,
+        classes=class_names(cfg, checkpoint),
         layout="uint8 NHWC RGB",
         config=os.path.basename(config),
         checkpoint=os.path.basename(checkpoint),

@@ -91,7 +91,7 @@ class TorchPredictor:
 def class_names(cfg: Config, checkpoint: str) -> list[str]:
     """Name the classes, as the checkpoint does or the data of a config; empty if neither does."""
     dataset = tested_dataset(cfg)
-    kind = dataset.get("type", "")
+    kind = dataset.get("type")
     if isinstance(kind, str):  # in MMEngine's newer configs it is the class
         with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
             kind = registry.get(kind)
