@@ -1,6 +1,7 @@
 """CIFAR-10 as image files: data/cifar10_folders/{train,test}/CLASS/NAME.png.
 
 Validation is on a tenth of the training images; the test images are for the end:
+python tools/dataset_converters/cifar_to_folders.py data/cifar10 data/cifar10_folders
 python tools/dataset_converters/split_folders.py data/cifar10_folders
 """
 
