@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and in those below it, by their suffixes."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+
 
 def is_local(path: str) -> bool:
     """Whether a path is one of this file system and no URL or other backend's."""

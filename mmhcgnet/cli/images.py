@@ -21,14 +21,13 @@ from mmhcgnet.checkpoints import use_safe_loader
 from mmhcgnet.engine.configs import load_config, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, UsageError, readable
-from mmhcgnet.paths import shipped_weights
+from mmhcgnet.paths import IMAGES, images_below, shipped_weights
 from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
 from mmhcgnet_runtime.images import read
 
 from .progress import leave_out_noise
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 # The network of which a first look is.
 DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
@@ -86,7 +85,7 @@ def find_images(source: str) -> list[Path]:
     """
     path = Path(os.path.expanduser(source))
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES)
+        found = images_below(path)
         if not found:
             raise MissingFileError(f"The folder {source} has no images ({', '.join(IMAGES)}).")
         return found

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Write the lists."""
     from mmhcgnet.cli import UsageError, write_atomically
-    from mmhcgnet.cli.images import IMAGES
+    from mmhcgnet.paths import images_below
 
     root = args.data / "train"
     if not root.is_dir():
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     lists: dict[str, list[str]] = dict(train=[], val=[])
     for label, folder in enumerate(classes):
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
+        files = images_below(folder)
         held_out = round(args.share * len(files))
         if not 0 < held_out < len(files):
             raise UsageError(

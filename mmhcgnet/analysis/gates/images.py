@@ -20,11 +20,10 @@ from mmhcgnet.config_dicts import type_name
 from mmhcgnet.engine.configs import check_sections, loads_files, tested_dataset
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import MissingFileError, UsageError
+from mmhcgnet.paths import IMAGES, images_below
 
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def find_images(paths: Sequence[str]) -> dict[str, str]:
@@ -47,13 +46,9 @@ def find_images(paths: Sequence[str]) -> dict[str, str]:
     for given in map(Path, paths):
         if not given.exists():
             raise MissingFileError(f"The image {given} does not exist.")
-        files = [given]
-        if given.is_dir():
-            files = sorted(f for f in given.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+        files = images_below(given) if given.is_dir() else [given]
         if not files:
-            raise UsageError(
-                f"The folder {given} has no images: they end in {', '.join(IMAGE_SUFFIXES)}."
-            )
+            raise UsageError(f"The folder {given} has no images: they end in {', '.join(IMAGES)}.")
         for file in files:
             short = file.relative_to(given if given.is_dir() else given.parent)
             name = stem = str(short.with_suffix(""))
