@@ -2,6 +2,6 @@
 
 _base_ = "./resnet18_10e.py"
 
-train_cfg = dict(max_epochs=60, val_interval=5)
+train_cfg = dict(max_epochs=100, val_interval=5)
 param_scheduler = _base_.param_scheduler
-param_scheduler[1].update(T_max=60, end=60)
+param_scheduler[1].update(T_max=100, end=100)
