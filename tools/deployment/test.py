@@ -28,7 +28,6 @@ def parse_args() -> argparse.Namespace:
 def test(args: argparse.Namespace) -> None:
     """Check all that can be wrong with the arguments, then evaluate."""
     import mmengine
-    from mmengine.runner import Runner
 
     from mmhcgnet import cli
     from mmhcgnet.cli.export import set_exported_model
@@ -43,9 +42,11 @@ def test(args: argparse.Namespace) -> None:
     cli.set_dataloader_defaults(cfg, pin_memory=False)
     cli.set_guards(cfg)
     cli.check_data(cfg, "test")
+    cli.keep_config_copy(cfg)
     with cli.explain_misspelt_types():
-        runner = Runner.from_cfg(cfg)
-    metrics = runner.test()
+        runner = cli.QuietRunner.from_cfg(cfg)
+        with cli.progress_bar(runner):
+            metrics = runner.test()
     if args.out:
         mmengine.dump(metrics, args.out)
 
