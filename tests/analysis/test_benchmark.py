@@ -216,8 +216,9 @@ def test_models_by_name():
     assert build(f"{SMALL}:deploy").deployed
     assert build("torchvision:resnet18:num_classes=7").fc.out_features == 7
     assert len(build("mmpretrain.ResNet:depth=18").layer1) == 2
-    config = shipped_config("hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10")
-    assert build(f"{config}:with_cp").backbone.with_cp
+    name = "hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar10"
+    config = shipped_config(name)
+    assert build(f"{name}:with_cp").backbone.with_cp
     assert build(f"{config}:backbone:deploy").deployed
     assert build(f"{config}:model.head.num_classes=3").head.fc.out_features == 3
     assert build("mmpretrain::resnet/resnet18_8xb32_in1k.py:backbone").depth == 18

@@ -1,7 +1,7 @@
 """Measure models side by side: time, operator calls, and memory kept for the backward pass.
 
 MODEL is NAME or NAME:WORD:WORD. Names: hcgnet-a1 to hcgnet-c; torchvision:resnet50; a backbone's
-type, mmdet.ResNet; a config file, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py. Words:
+type, mmdet.ResNet; a config, mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py or by name. Words:
 
   plain     HCGNet trained layer by layer, as in the paper, instead of in the memory-saving form
   with_cp   recomputing in the backward pass

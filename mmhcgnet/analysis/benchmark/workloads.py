@@ -48,6 +48,7 @@ from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
 from mmhcgnet.engine.models import build_model, explain_misspelt_types
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
+from mmhcgnet.paths import shipped_configs
 from mmhcgnet_runtime import RuntimeFileError, open_engine
 
 ENGINES = ("onnxruntime", "openvino")
@@ -99,7 +100,7 @@ def _split(name: str) -> list[str]:
 
 
 def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.Module:
-    is_config = base.endswith(CONFIG_SUFFIXES)
+    is_config = base.endswith(CONFIG_SUFFIXES) or base in shipped_configs()
     if "backbone" in forms and not is_config:
         raise UsageError(f"{name}: only a config has a backbone; leave the word out.")
     if is_config:
@@ -127,7 +128,7 @@ def _build(name: str, base: str, arguments: list[str], forms: list[str]) -> nn.M
         elif not re.fullmatch(r"\w+(\.\w+)+", base):
             raise UsageError(
                 f"There is no model {base!r}: give hcgnet-b, torchvision:resnet50, a backbone's "
-                "type such as mmdet.ResNet, or a config file."
+                "type such as mmdet.ResNet, or a config, as a file or by its name."
             )
         cfg = Config(dict(model=dict(type=kind)))
         cfg.merge_from_dict({f"model.{key}": value for key, value in options.items()})
