@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+FOLDERS = (".", "docs", "weights", "demo", "demo/*", "configs/*")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
 CONFIGS = {path.stem for path in (ROOT / "configs").rglob("*.py")}
 
 
@@ -32,7 +33,13 @@ def test_every_page_is_in_the_navigation():
     assert sorted(pages_of(site()["nav"])) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def anchors(page):
+    """What a page's headings are called in links, on GitHub and in the site."""
+    headings = re.findall(r"^#+ (.+)", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")
     for script in re.findall(
@@ -41,8 +48,10 @@ def test_what_a_page_names_exists(page):
         assert (ROOT / script).is_file(), script
     for config in re.findall(r"\bconfigs/[\w/.-]+?\.py", text):
         assert (ROOT / config).is_file(), config
-    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
-        assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
 
 
 def test_the_paper_page_names_configs_that_exist():
@@ -83,7 +92,7 @@ def test_links_that_leave_the_site(hooks):
 
 def commands():
     """What the pages let one type: page, script and arguments, a line that goes on as one."""
-    for page in [*PAGES, ROOT / "weights/README.md"]:
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for block in re.findall(r"^```shell\n(.*?)^```$", text, re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
@@ -126,7 +135,7 @@ def test_a_command_of_the_documentation_is_one_that_the_script_takes(
     pytest.fail(capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_of_python_are_python(page):
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
         compile(block, page.name, "exec")

@@ -41,7 +41,7 @@ class InterruptHook(Hook):
     The signal may reach any of the processes of a distributed run, and all end alike: after the
     next iteration in which the optimiser makes a step. The file is ``interrupted_iter_<n>.pth``,
     and :class:`SafeCheckpointHook`, which this hook needs, deletes it once it has saved the next
-    checkpoint. The exit code is 128 and the signal's number, as a shell has it.
+    checkpoint. The exit code is 128 plus the signal's number, as a shell has it.
 
     :class:`ResumableEpochLoop` and :class:`ResumableIterLoop` say when no iteration is in progress,
     so that the state is whole: while a batch is awaited and in validations. There a run ends at
