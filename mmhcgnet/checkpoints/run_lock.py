@@ -1,9 +1,11 @@
-"""One run a folder: two would delete each other's checkpoints."""
+"""One run a folder, as two would delete each other's checkpoints; one writer at a time."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from mmhcgnet.errors import UsageError
@@ -59,3 +61,23 @@ def lock_folder(folder: str) -> TextIO | None:
     except OSError:
         pass  # the lock holds also if a full disk does not take its owner's name
     return file
+
+
+@contextmanager
+def one_at_a_time(folder: str) -> Iterator[None]:
+    """Wait for other processes that are in this block for the same folder, where there are locks.
+
+    Args:
+        folder: Made if it does not exist. Nothing is written into it.
+    """
+    descriptor = None
+    try:
+        # Whoever cannot lock, or make the folder, will be told when it writes there.
+        with suppress(OSError, AttributeError):
+            os.makedirs(folder, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)

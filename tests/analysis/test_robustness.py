@@ -238,6 +238,33 @@ def test_results_of_another_set_up_are_not_mixed(count, tmp_path):
     assert before["machine"]["versions"]["torch"] == torch.__version__
 
 
+def test_runs_at_the_same_time_share_a_file(tmp_path):
+    path, cells = str(tmp_path / "new/a.json"), [("fgsm", 0.1), ("fgsm", 0.2)]
+    first, second = robustness.Results(path), robustness.Results(path)
+    one, two = Subject(), Subject()
+    two.name = "two"
+    first.begin(one, cells[:1], "cpu")
+    second.begin(two, cells, "cpu")
+    first.counts["net"][cells[0]] = (20, 10)
+    first.save()
+    second.counts["two"][cells[0]] = (30, 11)
+    second.save()
+    first.counts["net"][cells[0]] = (25, 12)
+    first.save()
+    second.save()  # what it has read of "net" is older
+    assert robustness.Results(path).counts == {
+        "net": {cells[0]: (25, 12)},
+        "two": {cells[0]: (30, 11), cells[1]: (0, 0)},
+    }
+    # The same name for something else is noticed as late as when it is saved.
+    other = robustness.Results(str(tmp_path / "none.json"))
+    two.setup = dict(weights="b")
+    other.begin(two, cells, "cpu")
+    other.path = path
+    with pytest.raises(UsageError, match="has results of two with other weights"):
+        other.save()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"models": 3}', '{"models": {"net": {}}}'])
 def test_a_file_of_something_else_is_left_alone(tmp_path, text):
     path = tmp_path / "a.json"

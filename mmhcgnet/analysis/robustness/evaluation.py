@@ -31,6 +31,7 @@ from mmhcgnet.analysis.report import (
     say,
     write_json,
 )
+from mmhcgnet.checkpoints.run_lock import one_at_a_time
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
 from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
@@ -176,6 +177,8 @@ def cells_of(attacks: Sequence[str], epsilons: Sequence[float]) -> list[tuple[st
 class Results:
     """What has been counted, in a JSON file that is whole at any moment.
 
+    Several processes may share the file: each adds what it counts to what is there.
+
     Args:
         path: The file; if it exists, its results are kept and continued.
 
@@ -191,20 +194,40 @@ class Results:
         self.counts: dict[str, dict[tuple[str, float], tuple[int, int]]] = {}
         self._about: dict[str, dict] = {}
         self._saved = -math.inf
-        if not os.path.exists(path):
+        self._merge()
+
+    def _merge(self) -> None:
+        """Take from the file what it has more of: a cell counts the images in their order."""
+        if not os.path.exists(self.path):
             return
         try:
-            models = json.loads(Path(path).read_text(encoding="utf-8"))["models"]
-            for name, model in models.items():
-                self.counts[name] = {
-                    (cell["attack"], float(cell["epsilon"])): (cell["images"], cell["right"])
-                    for cell in model.pop("cells")
-                }
-                self._about[name] = dict(model, setup=dict(model["setup"]))
+            models = json.loads(Path(self.path).read_text(encoding="utf-8"))["models"]
+            cells = {
+                (name, cell["attack"], float(cell["epsilon"])): (cell["images"], cell["right"])
+                for name, model in models.items()
+                for cell in model.pop("cells")
+            }
+            about = {
+                name: dict(model, setup=dict(model["setup"])) for name, model in models.items()
+            }
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(
-                f"{path} holds no results of this tool: name another file for the results."
+                f"{self.path} holds no results of this tool: name another file for the results."
             ) from error
+        for name, known in about.items():
+            self._check(name, self._about.setdefault(name, known)["setup"], known["setup"])
+        for (name, *cell), count in cells.items():
+            counts = self.counts.setdefault(name, {})
+            counts[tuple(cell)] = max(count, counts.get(tuple(cell), (0, 0)))
+
+    def _check(self, name: str, ours: dict, known: dict) -> None:
+        other = [key for key, value in ours.items() if known.get(key) != value]
+        if other:
+            what = " and ".join(f"other {key}" for key in other)
+            raise UsageError(
+                f"{self.path} has results of {name} with {what}: name another file "
+                "for the results, give the model another name, or remove that file."
+            )
 
     def begin(self, subject: Subject, cells: Iterable[tuple[str, float]], device: str) -> None:
         """Make room for the cells of a model; those that are there stay.
@@ -215,14 +238,7 @@ class Results:
         name = subject.name
         about = dict(config=subject.config, checkpoint=subject.checkpoint, setup=subject.setup)
         about = self._about.setdefault(name, dict(about, machine=describe_machine(device)))
-        known = about["setup"]
-        other = [key for key, value in subject.setup.items() if known.get(key) != value]
-        if other:
-            what = " and ".join(f"other {key}" for key in other)
-            raise UsageError(
-                f"{self.path} has results of {name} with {what}: name another file "
-                "for the results, give the model another name, or remove that file."
-            )
+        self._check(name, subject.setup, about["setup"])
         counts = self.counts.setdefault(name, {})
         for cell in cells:
             counts.setdefault(cell, (0, 0))
@@ -240,17 +256,19 @@ class Results:
         """
         if time.monotonic() - self._saved < every:
             return
-        models = {
-            name: dict(
-                about,
-                cells=[
-                    dict(attack=attack, epsilon=epsilon, images=images, right=right)
-                    for (attack, epsilon), (images, right) in self.counts.get(name, {}).items()
-                ],
-            )
-            for name, about in self._about.items()
-        }
-        write_json(self.path, dict(models=models))
+        with one_at_a_time(os.path.dirname(os.path.abspath(self.path))):
+            self._merge()
+            models = {
+                name: dict(
+                    about,
+                    cells=[
+                        dict(attack=attack, epsilon=epsilon, images=images, right=right)
+                        for (attack, epsilon), (images, right) in self.counts.get(name, {}).items()
+                    ],
+                )
+                for name, about in self._about.items()
+            }
+            write_json(self.path, dict(models=models))
         self._saved = time.monotonic()
 
 
