@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images in a folder and in those below it, by their suffixes."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    """The images in a folder and in those below it, by their suffixes, without hidden ones."""
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "."]
+        files = [Path(parent, name) for name in names if name[0] != "."]
+        found += [file for file in files if file.suffix.lower() in IMAGES and file.is_file()]
+    return sorted(found)
 
 
 def is_local(path: str) -> bool:

@@ -22,6 +22,7 @@ from .launch import launched_rank, prepare_distributed
 from .options import (
     check_amp_training,
     check_metrics,
+    check_new,
     check_output,
     claim_work_dir,
     decide_out_item,

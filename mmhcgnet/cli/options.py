@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import TextIO
 
 from mmengine.config import Config, ConfigDict
@@ -90,6 +91,21 @@ def check_output(path: str, cfg: Config | None = None) -> None:
         for own in _files_of(cfg):
             if os.path.exists(own) and os.path.samefile(own, path):
                 raise UsageError(f"{path} is a file that the config reads: write to another one.")
+
+
+def check_new(path: str, content: bytes, force: bool) -> None:
+    """Check that writing a file replaces nothing of the user's; the same content may be there.
+
+    Args:
+        path: The file.
+        content: What is to be written.
+        force: Replace what is there.
+
+    Raises:
+        UsageError: If the file exists with another content.
+    """
+    if not force and os.path.exists(path) and Path(path).read_bytes() != content:
+        raise UsageError(f"{path} already exists: move it away, or add --force.")
 
 
 def _files_of(cfg: Config) -> Iterator[str]:

@@ -77,8 +77,8 @@ def write_broden(
 
     Raises:
         MissingFileError: If the annotations do not exist.
-        UsageError: If they are not COCO instances with masks, ``out`` is a data set already, or a
-            number is out of range.
+        UsageError: If they are not COCO instances with masks, ``out`` is a data set already or
+            holds the images themselves, or a number is out of range.
         DataError: If an image cannot be read or has another size than its annotations say.
     """
     if count < 0 or side < 1:
@@ -87,6 +87,11 @@ def write_broden(
     if (root / "index.csv").exists():
         raise UsageError(
             f"{root} is already a data set in Broden's format: name another folder to write to."
+        )
+    if (root / "images").resolve() == Path(images).resolve():
+        raise UsageError(
+            f"The label maps would be written among the images in {images}: name another folder "
+            "to write to."
         )
     coco = _read_coco(annotations)
     offset = 1 + len(COLOURS)
@@ -141,6 +146,8 @@ def _object_maps(
     """Label maps of the objects in an image: as many as it takes where categories overlap."""
     maps: list[np.ndarray] = []
     for annotation in coco.imgToAnns[image]:
+        if annotation["category_id"] not in numbers:
+            continue  # as in MMDetection: it has no name
         mask = coco.annToMask(annotation)
         mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
         number = numbers[annotation["category_id"]]

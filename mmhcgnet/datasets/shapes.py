@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -461,11 +462,11 @@ def _begin(out: Path, record: dict, folders: tuple[str, ...]) -> bool:
     path = out / RECORD
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose another output folder.")
+    found = None
     if path.is_file():
-        try:
+        with suppress(ValueError):
             found = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            found = None
+    if isinstance(found, dict) and {"version", "seed", "complete"} <= found.keys():
         suffixes = [f.suffix for folder in folders for f in (out / folder).rglob("*.*")]
         pictures, tables = (3, 2) if "semantic" in folders else (1, "annotations" in folders)
         if (
@@ -475,10 +476,10 @@ def _begin(out: Path, record: dict, folders: tuple[str, ...]) -> bool:
         ):
             return False
     else:
-        for folder in folders:
-            if (out / folder).exists():
+        for other in (RECORD, *folders):
+            if (out / other).exists():
                 raise ValueError(
-                    f"{out / folder} already exists and was not made by this generator; "
+                    f"{out / other} already exists and was not made by this generator; "
                     "remove it or choose another output folder."
                 )
     out.mkdir(parents=True, exist_ok=True)

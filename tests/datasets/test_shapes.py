@@ -383,12 +383,16 @@ def test_class_folders_need_an_image_for_each_category(tmp_path):
         shapes.write_classification(tmp_path / "c", images=10, val_images=4)
 
 
-def test_files_of_others_are_left_alone(tmp_path):
+@pytest.mark.parametrize("record", [None, '{"images": []}', "[1]", "{"])
+def test_files_of_others_are_left_alone(tmp_path, record):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "mine.png").write_bytes(b"mine")
+    if record:
+        (tmp_path / "shapes.json").write_text(record)
     with pytest.raises(SystemExit, match="was not made by this generator"):
         load_script().main(["--out", str(tmp_path), "--images", "2", "--val-images", "1"])
     assert (tmp_path / "train" / "mine.png").read_bytes() == b"mine"
+    assert not record or (tmp_path / "shapes.json").read_text() == record
 
 
 def test_script_refuses_a_path_it_cannot_write_to(tmp_path):

@@ -94,3 +94,9 @@ def test_a_config_is_not_written_over(start, tmp_path):
     config.write_text(LIGHT.read_text().replace("../", f"{LIGHT.parents[1]}/"))
     result = start(TOOL, config, "-o", config, code=2)
     assert "is a file that the config reads" in result.err
+    out = tmp_path / "mine.py"
+    out.write_text("mine")
+    assert "mine.py already exists" in start(TOOL, config, "-o", out, code=2).err
+    assert out.read_text() == "mine"
+    start(TOOL, config, "-o", out, "--force", code=0)
+    start(TOOL, config, "-o", out, code=0)  # the same once more

@@ -63,6 +63,11 @@ def test_masks_and_colours_arrive(run, coco, side, scale):
     assert [data.names[n] for n in data.annotation(1).labels] == ["blue-c", "red-c"]
     run("a.json", "images", "--out", "one", "--images-taken", 1)
     assert len(Broden(coco / "one")) == 1
+    # An object of a category that the file does not name is left out.
+    (coco / "b.json").write_text((coco / "a.json").read_text().replace('"id": 7,', '"id": 8,'))
+    run("b.json", "images", "--out", "two")
+    data = Broden(coco / "two")
+    assert [data.names[n] for n in data.annotation(0).labels] == ["blue-c", "red-c", "cat, black"]
 
 
 def test_names_of_colours():
@@ -92,6 +97,7 @@ def test_names_of_colours():
         (["up.json", "images", "--out", "out"], "is not in the folder of the images"),
         (["a.json", "images", "--out", "."], "is already a data set in Broden's format"),
         (["a.json", "images", "--out", "out", "--side", "0"], "side of the maps above 0"),
+        (["a.json", "set/images", "--out", "set"], "be written among the images in set/images"),
     ],
 )
 def test_mistakes_get_one_sentence(run, coco, args, sentence):

@@ -16,6 +16,11 @@ def data(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), np.full((8, 8, 3), i, np.uint8))
         (path.parent / "notes.txt").write_text("no image")
+        (path.parent / "folder.png").mkdir()
+    # What macOS and Jupyter leave behind.
+    for hidden in ("train/cat/._0.png", "train/.ipynb_checkpoints/0.png", "train/cat/.trash/0.png"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_text("")
     return tmp_path
 
 
@@ -40,9 +45,17 @@ def test_every_class_gives_its_share_and_no_image_is_lost_or_twice(start, data):
 def test_the_seed_decides(start, data):
     found = []
     for seed in (0, 0, 1):
-        start(SCRIPT, data, "--seed", seed, code=0)
+        start(SCRIPT, data, "--seed", seed, "--force", code=0)
         found.append(lists(data))
     assert found[0] == found[1] != found[2]
+
+
+def test_lists_that_are_there_are_not_replaced(start, data):
+    (data / "val.txt").write_text("mine")
+    assert "val.txt already exists" in start(SCRIPT, data, code=2).err
+    assert (data / "val.txt").read_text() == "mine" and not (data / "train.txt").exists()
+    start(SCRIPT, data, "--force", code=0)
+    start(SCRIPT, data, code=0)  # the same lists once more
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Write both files."""
     import json
 
-    from mmhcgnet.cli import UsageError, write_atomically
+    from mmhcgnet.cli import UsageError, check_new, write_atomically
 
     try:
         content = json.loads(args.annotations.read_text(encoding="utf-8"))
@@ -54,19 +54,25 @@ def run(args: argparse.Namespace) -> None:
     drawn = set(random.Random(args.seed).sample(sorted(numbers), held_out))
     parts = dict(train=set(numbers) - drawn, val=drawn)
     paths = {name: args.annotations.with_name(f"{name}.json") for name in parts}
-    for path in paths.values():
-        if path.exists() and (not args.force or path.samefile(args.annotations)):
-            raise UsageError(f"{path} already exists: move it away, or add --force.")
-
-    counts = {}
-    for name, part in parts.items():
+    halves = {
         # All else, such as licences and image ids, stays as it is.
-        half = dict(
+        name: dict(
             content,
             images=[image for image in images if image["id"] in part],
             annotations=[note for note in annotations if note["image_id"] in part],
         )
-        write_atomically(str(paths[name]), json.dumps(half).encode())
+        for name, part in parts.items()
+    }
+    contents = {name: json.dumps(half).encode() for name, half in halves.items()}
+    for name, path in paths.items():
+        if path.exists() and path.samefile(args.annotations):
+            raise UsageError(f"{path} is the file that is read: rename it first.")
+        check_new(str(path), contents[name], args.force)
+
+    counts = {}
+    for name, part in parts.items():
+        write_atomically(str(paths[name]), contents[name])
+        half = halves[name]
         counts[name] = Counter(category for image, category in of_images if image in part)
         print(f"{paths[name]}: {len(part)} images, {len(half['annotations'])} objects")
     for name, found in counts.items():

@@ -26,6 +26,7 @@ def parse_args() -> argparse.Namespace:
         help="arguments of the backbone that come before the config's, e.g. frozen_stages=-1 "
         "norm_eval=False to train all of it from scratch",
     )
+    parser.add_argument("--force", action="store_true", help="overwrite a file that is there")
     return parser.parse_args()
 
 
@@ -38,7 +39,9 @@ def adapt(args: argparse.Namespace) -> None:
     cli.check_output(args.out, cfg)
     adapted, report = cli.adapt_config(cfg, args.arch, args.pretrained, **backbone)
     base = cli.base_of(args.config, args.out)
-    cli.write_atomically(args.out, cli.write_child(base, cfg, adapted).encode())
+    content = cli.write_child(base, cfg, adapted).encode()
+    cli.check_new(args.out, content, args.force)
+    cli.write_atomically(args.out, content)
     print(report)
     print(f"{args.out} inherits {args.config}: train it with tools/train.py {args.out}")
 
