@@ -12,7 +12,7 @@ def main(model: str, file: str) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["mmhcgnet"])
     (step,) = facts["steps"]  # a detector's: resize into this size, with the ratio of the sides
-    image = Image.open(file).convert("RGB")
+    image = Image.open(file).convert("RGB")  # Pillow clips grey of 16 bits
     long, short = max(step["size"]), min(step["size"])
     scale = min(long / max(image.size), short / min(image.size))
     width, height = (int(side * scale + 0.5) for side in image.size)

@@ -17,7 +17,7 @@ def read(image: Any) -> np.ndarray:
 
     Args:
         image: A file, whose EXIF orientation counts; an image of Pillow; or uint8 ``(H, W, 3)`` in
-            RGB, or ``(H, W)`` in grey.
+            RGB, or ``(H, W)`` in grey. Of 16 bits the upper 8 are taken, as OpenCV does.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -28,11 +28,14 @@ def read(image: Any) -> np.ndarray:
             raise FileNotFoundError(f"The image {image} does not exist.")
         try:
             with Image.open(image) as opened:
-                return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+                return _to_rgb(ImageOps.exif_transpose(opened), opened.format)
         except Exception as error:  # decoders raise what they like
             raise RuntimeFileError(f"The image {image} cannot be read: {error}") from error
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        try:
+            return _to_rgb(image, image.format)
+        except ValueError as error:
+            raise RuntimeFileError(f"The image cannot be read: {error}") from error
     array = np.asarray(image)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
@@ -42,6 +45,28 @@ def read(image: Any) -> np.ndarray:
             f"{' x '.join(map(str, array.shape))}."
         )
     return array
+
+
+def lacks_scale(mode: str, format: str | None) -> bool:
+    """Whether numbers of 32 bits, of which none is known to be white, stand for the shades.
+
+    Args:
+        mode: Of an image of Pillow.
+        format: The file format that Pillow gives it. In ``I``, made for 32 bits, some versions of
+            Pillow have PNG and PGM of 16 bits, too.
+    """
+    return mode == "F" or (mode == "I" and format not in ("PNG", "PPM"))
+
+
+def _to_rgb(image: Image.Image, format: str | None) -> np.ndarray:
+    if lacks_scale(image.mode, format):
+        raise ValueError(
+            f"its values are of 32 bits (Pillow's mode {image.mode}), and which of them is white "
+            "is not known: save it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255
+        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
 
 
 def prepare(image: np.ndarray, steps: list[dict[str, Any]]) -> np.ndarray:
@@ -56,7 +81,7 @@ def prepare(image: np.ndarray, steps: list[dict[str, Any]]) -> np.ndarray:
         elif step["keep_ratio"]:
             longest, shortest = max(step["size"]), min(step["size"])
             factor = min(longest / max(height, width), shortest / min(height, width))
-            size = int(width * factor + 0.5), int(height * factor + 0.5)
+            size = max(1, int(width * factor + 0.5)), max(1, int(height * factor + 0.5))
         else:
             size = tuple(step["size"])
         image = resize(image, size, step["interpolation"], step["backend"])
@@ -65,7 +90,9 @@ def prepare(image: np.ndarray, steps: list[dict[str, Any]]) -> np.ndarray:
 
 def _size_by_edge(width: int, height: int, size: int, edge: str) -> tuple[int, int]:
     by_width = edge == "width" or dict(short=width < height, long=width > height).get(edge, False)
-    return (size, int(size * height / width)) if by_width else (int(size * width / height), size)
+    if by_width:
+        return size, max(1, int(size * height / width))
+    return max(1, int(size * width / height)), size
 
 
 def _center_crop(image: np.ndarray, width: int, height: int) -> np.ndarray:

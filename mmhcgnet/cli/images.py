@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmhcgnet.checkpoints import use_safe_loader
+from mmhcgnet.checkpoints.durable_files import write_atomically
 from mmhcgnet.engine.configs import load_config, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, UsageError, readable
@@ -31,6 +33,7 @@ from .progress import leave_out_noise
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 # The network of which a first look is.
 DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+_JSON = "predictions.json"
 EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 
@@ -53,9 +56,15 @@ def open_predictor(
         if checkpoint:
             raise UsageError(f"{model} holds its weights: leave the checkpoint out.")
         try:
-            return Predictor(model, engine)
+            predictor = Predictor(model, engine)
         except (FileNotFoundError, RuntimeFileError) as error:
             raise UsageError(str(error)) from error
+        if predictor.facts["task"] not in ("classification", "detection"):
+            raise UsageError(
+                f"{model} is a backbone, whose maps cannot be drawn: export the whole network, "
+                "without --backbone."
+            )
+        return predictor
     if engine:
         raise UsageError(f"{engine} runs exported models: name one, as .onnx or .xml.")
     config = shipped_config(model)
@@ -112,32 +121,41 @@ def predict_images(
         batch_size: Images at once.
 
     Returns:
-        The files that could not be read; each is named on stderr, and skipped.
+        The files that could not be read or predicted; each is named on stderr, and skipped.
+
+    Raises:
+        UsageError: If an image would be overwritten, or the model finds nothing that can be drawn.
     """
-    common = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
-    failed, records, drawn_at = [], [], set()
+    paths = _drawn_paths(files, out)
+    _check_inputs_stay(files, [*paths, out / _JSON])
+    failed, records = [], []
     progress = _Progress(len(files), "images")
-    for batch in _batches(enumerate(files, 1), batch_size):
-        images = {}
-        for number, file in batch:
-            try:
-                images[number, file] = read(file)
-            except (OSError, RuntimeFileError, ValueError) as error:
-                failed.append(file)
-                print(f"skipped: {readable(str(error))}", file=sys.stderr, flush=True)
-        results = _predict(predictor, list(images.values()), batch_size)
-        for ((number, file), image), result in zip(images.items(), results, strict=True):
-            path = out / Path(os.path.abspath(file)).relative_to(common).with_suffix(".png")
-            if path in drawn_at:  # as of a.jpg and a.png
-                path = path.with_name(f"{file.name}.png")
-            drawn_at.add(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawn = draw(image, result, predictor.classes, threshold)
-            Image.fromarray(drawn).save(path)
-            records += _records(result, predictor.classes, number, str(file))
-        progress.advance(len(batch))
-    progress.end()
-    _write(out, records)
+
+    def skip(file: Path, why: str) -> None:
+        failed.append(file)
+        print(f"skipped: {readable(why)}", file=sys.stderr, flush=True)
+
+    try:
+        for batch in _batches(zip(itertools.count(1), files, paths), batch_size):
+            images = {}
+            for number, file, path in batch:
+                try:
+                    images[number, file, path] = read(file)
+                except (OSError, RuntimeFileError, ValueError) as error:
+                    skip(file, str(error))
+            results = _predict(predictor, list(images.values()), batch_size)
+            for ((number, file, path), image), result in zip(images.items(), results, strict=True):
+                if isinstance(result, Exception):
+                    skip(file, f"The image {file} cannot be predicted: {_reason(result)}")
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                drawn = draw(image, result, predictor.classes, threshold)
+                Image.fromarray(drawn).save(path)
+                records += _records(result, predictor.classes, number, str(file))
+            progress.advance(len(batch))
+        progress.end()
+    finally:  # whatever ends the run, what it has found is kept
+        _write(out, records)
     return failed
 
 
@@ -156,31 +174,85 @@ def predict_video(predictor: Any, source: str, out: Path, threshold: float, batc
         How many frames there were.
 
     Raises:
-        UsageError: If it cannot be read.
+        UsageError: If it cannot be read or predicted, or would be overwritten, or OpenCV cannot
+            write a video.
     """
-    video = cv2.VideoCapture(os.path.expanduser(source))
+    file = Path(os.path.expanduser(source))
+    path = out / file.with_suffix(".mp4").name
+    _check_inputs_stay([file], [path, out / _JSON])
+    video = cv2.VideoCapture(str(file))
     rate = video.get(cv2.CAP_PROP_FPS) or 25
     progress = _Progress(max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))), "frames")
     records, writer, number = [], None, 0
-    out.mkdir(parents=True, exist_ok=True)
-    for batch in _batches(_frames(video), batch_size):
-        for image, result in zip(batch, _predict(predictor, batch, batch_size), strict=True):
-            number += 1
-            drawn = draw(image, result, predictor.classes, threshold)
-            if writer is None:
-                size = drawn.shape[1] // 2 * 2, drawn.shape[0] // 2 * 2  # what codecs take
-                path = str(out / Path(source).with_suffix(".mp4").name)
-                writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
-            writer.write(np.ascontiguousarray(drawn[: size[1], : size[0], ::-1]))
-            records += _records(result, predictor.classes, number, source)
-        progress.advance(len(batch))
-    video.release()
+    try:
+        for batch in _batches(_frames(video), batch_size):
+            for image, result in zip(batch, _predict(predictor, batch, batch_size), strict=True):
+                if isinstance(result, Exception):
+                    raise UsageError(
+                        f"The frame {number + 1} of {source} cannot be predicted: {_reason(result)}"
+                    ) from result
+                drawn = draw(image, result, predictor.classes, threshold)
+                if writer is None:
+                    size = drawn.shape[1] // 2 * 2, drawn.shape[0] // 2 * 2  # what codecs take
+                    writer = _open_writer(path, rate, size)
+                writer.write(np.ascontiguousarray(drawn[: size[1], : size[0], ::-1]))
+                number += 1
+                records += _records(result, predictor.classes, number, source)
+            progress.advance(len(batch))
+    finally:  # whatever ends the run, what it has found is kept
+        video.release()
+        if writer is not None:
+            writer.release()
+            _write(out, records)
     if writer is None:
         raise UsageError(f"The video {source} cannot be read: it has no frames that OpenCV knows.")
-    writer.release()
     progress.end()
-    _write(out, records)
     return number
+
+
+def _drawn_paths(files: Sequence[Path], out: Path) -> list[Path]:
+    """Where the drawn images go: of two with one name, the second keeps its suffix, too."""
+    common = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+    paths: list[Path] = []
+    taken = set()
+    for file in files:
+        path = out / Path(os.path.abspath(file)).relative_to(common).with_suffix(".png")
+        if path in taken:  # as of a.jpg and a.png
+            path = path.with_name(f"{file.name}.png")
+        taken.add(path)
+        paths.append(path)
+    return paths
+
+
+def _check_inputs_stay(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Check that no result would overwrite an input, not even by a link.
+
+    Raises:
+        UsageError: If one would.
+    """
+    known = {_identity(path) for path in inputs if os.path.exists(path)}
+    for path in outputs:
+        if os.path.exists(path) and _identity(path) in known:
+            raise UsageError(
+                f"{path} is one of the inputs and would be overwritten: name another folder for "
+                "the results."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _open_writer(path: Path, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        raise UsageError(
+            f"OpenCV cannot write {path}: make sure that files can be written there, and install "
+            "an OpenCV that has FFmpeg, as opencv-python does."
+        )
+    return writer
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -190,16 +262,29 @@ def _frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     items = iter(items)
-    while batch := list(islice(items, size)):
+    while batch := list(itertools.islice(items, size)):
         yield batch
 
 
-def _predict(predictor: Any, images: list[np.ndarray], batch_size: int) -> list[dict[str, Any]]:
-    """Images of one size at once where a classifier refuses others."""
+def _predict(
+    predictor: Any, images: list[np.ndarray], batch_size: int
+) -> list[dict[str, Any] | Exception]:
+    """A result for each image, or why there is none.
+
+    Where they cannot be predicted at once, as a classifier's of several sizes, each is alone.
+    """
     try:
         return predictor(images, batch_size=batch_size) if images else []
-    except RuntimeFileError:
-        return [predictor(image) for image in images]
+    except UsageError:  # it is the model's
+        raise
+    except Exception as error:  # what an image makes libraries raise has no common type
+        if len(images) == 1:
+            return [error]
+        return [_predict(predictor, [image], 1)[0] for image in images]
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 def _records(
@@ -229,8 +314,7 @@ def _records(
 
 
 def _write(out: Path, records: list[dict[str, Any]]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "predictions.json").write_text(json.dumps(records), encoding="utf-8")
+    write_atomically(str(out / _JSON), json.dumps(records).encode())
 
 
 class _Progress:

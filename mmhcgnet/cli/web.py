@@ -22,13 +22,13 @@ from mmhcgnet.analysis.gates.images import make_reader
 from mmhcgnet.analysis.report import check_matplotlib
 from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.newest import pointed
-from mmhcgnet.engine.configs import CONFIG_SUFFIXES, shipped_config
+from mmhcgnet.engine.configs import config_in, shipped_config
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.errors import MissingFileError, ReadableError, UsageError, readable
 from mmhcgnet.paths import shipped_configs, shipped_weights
 from mmhcgnet_runtime import Predictor, RuntimeFileError, draw
 from mmhcgnet_runtime.drawing import name_of
-from mmhcgnet_runtime.images import read
+from mmhcgnet_runtime.images import lacks_scale, read
 
 from .export import export_file
 from .images import EXPORTED, open_predictor
@@ -162,12 +162,12 @@ def _networks_in(folder: str) -> list[tuple[str, str | None]]:
     found: list[tuple[str, str | None]] = [
         (str(path), None) for path in sorted(Path(folder).iterdir()) if path.suffix in EXPORTED
     ]
-    configs = [path for path in Path(folder).iterdir() if path.suffix in CONFIG_SUFFIXES]
+    config = config_in(folder)
     checkpoints = {path.name: path for path in Path(folder).glob("*.pth")}
-    if configs and checkpoints:
+    if config and checkpoints:
         newest = max(checkpoints.values(), key=os.path.getmtime)
         newest = checkpoints.get(pointed([folder]), newest)
-        found.insert(0, (str(max(configs, key=os.path.getmtime)), str(newest)))
+        found.insert(0, (config, str(newest)))
     if not found:
         raise UsageError(f"{folder} has neither exported models nor a config with a checkpoint.")
     return found
@@ -208,6 +208,7 @@ def read_upload(path: str) -> np.ndarray:
     try:
         with Image.open(path, formats=_FORMATS) as opened:
             width, height = opened.size
+            has_no_scale = lacks_scale(opened.mode, opened.format)
     except Image.DecompressionBombError as error:
         raise UsageError(f"{name} has too many pixels: choose a smaller image.") from error
     except Exception as error:  # decoders raise what they like
@@ -219,6 +220,8 @@ def read_upload(path: str) -> np.ndarray:
             f"{name} has {width} × {height} pixels, more than {MOST_PIXELS // 10**6} million: "
             "choose a smaller image."
         )
+    if has_no_scale:
+        raise UsageError(f"{name} has values of 32 bits: choose an image with 8 or 16 bits.")
     try:
         image = Image.fromarray(read(path))
     except RuntimeFileError as error:
@@ -269,8 +272,6 @@ class Callbacks:
             start = time.perf_counter()
             result = predictor(image)
             milliseconds = 1000 * (time.perf_counter() - start)
-            if "boxes" not in result and "label" not in result:
-                raise UsageError(f"{network} is a backbone: its maps cannot be drawn.")
         except Exception as error:
             return sentence_of(error)
         height, width = image.shape[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import textwrap
 import traceback
@@ -22,6 +23,10 @@ from mmhcgnet.errors import MissingFileError, UsageError, did_you_mean
 from mmhcgnet.paths import shipped_configs
 
 CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+# A config that has a model or inherits one, in Python, YAML or JSON.
+_HAS_MODEL = re.compile(
+    r"""^(model|_base_)\s*[=:]|^with read_base\(\)|"(model|_base_)"\s*:""", re.MULTILINE
+)
 
 TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain", mmseg="MMSegmentation")
 # Seconds after which a silent worker of a dataloader ends the run.
@@ -42,6 +47,25 @@ def check_config_path(path: str) -> None:
         raise MissingFileError(f"The config {path} does not exist{hint}.")
     if not os.path.isfile(path) or not path.endswith(CONFIG_SUFFIXES):
         raise UsageError(f"The config {path} must be a file that ends in .py, .yaml or .json.")
+
+
+def config_in(folder: str) -> str | None:
+    """Find the config of a model in a work directory, ``None`` if no file may be one.
+
+    The newest one counts, but no other file with the suffix of a config, such as metrics, and the
+    copy that a test leaves (``test_NAME``) only where there is no other. If none has a model, it is
+    the one that comes next by these rules. No file is run.
+    """
+
+    def rank(path: Path) -> tuple[int, bool, float]:
+        tests = len(re.match("(test_)*", path.name)[0])  # a tested test_a.py is test_test_a.py
+        return tests, path.suffix != ".py", -path.stat().st_mtime
+
+    files = [file for file in Path(folder).iterdir() if file.suffix in CONFIG_SUFFIXES]
+    ranked = sorted(filter(Path.is_file, files), key=rank)
+    texts = ((file, file.read_text(encoding="utf-8", errors="replace")) for file in ranked)
+    chosen = next((file for file, text in texts if _HAS_MODEL.search(text)), None)
+    return str(chosen or ranked[0]) if ranked else None
 
 
 def _known_configs(path: str) -> dict[str, str]:

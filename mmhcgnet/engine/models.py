@@ -68,13 +68,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def check_device(device: str) -> None:
-    """Check that a device exists.
+    """Check that PyTorch can compute on a device.
+
+    Args:
+        device: As ``'cpu'``, ``'cuda'`` or ``'cuda:1'``, or another one that PyTorch knows.
 
     Raises:
-        UsageError: If it is ``'cuda'`` and PyTorch finds none.
+        UsageError: If it cannot.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("PyTorch finds no CUDA device: use the device cpu.")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            f"{device!r} is not a device of PyTorch: name one as cpu, cuda or cuda:1."
+        ) from error
+    if chosen.type == "cuda":
+        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number == 0:
+            raise UsageError("PyTorch finds no CUDA device: use the device cpu.")
+        if (chosen.index or 0) >= number:
+            raise UsageError(
+                f"PyTorch finds no device {device}: the last one is cuda:{number - 1}."
+            )
+        return
+    try:
+        torch.zeros(1, device=chosen).cpu()
+    except Exception as error:  # each kind of device raises what it likes
+        raise UsageError(f"PyTorch cannot use the device {device} here: try cpu.") from error
 
 
 @contextmanager

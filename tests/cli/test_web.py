@@ -11,6 +11,7 @@ from helpers.networks import write_networks
 from PIL import Image
 
 from mmhcgnet.cli import web
+from mmhcgnet.engine.configs import config_in
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime import draw
 
@@ -72,6 +73,42 @@ def test_the_folder_of_a_training(work, tmp_path):
     assert list(web.find_networks([str(tmp_path)])) == ["config, epoch_2.pth"]
     (tmp_path / "last_checkpoint").write_text("/where/it/was/epoch_10.pth")
     assert list(web.find_networks([str(tmp_path)])) == ["config, epoch_10.pth"]
+
+
+def test_what_is_no_config_of_the_training(tmp_path):
+    """Metrics, the copy of a test and programs, all of them newer."""
+    files = dict(
+        config="model = dict(type='A')",
+        test_config="model = dict(type='WithAugmentation')",
+        helper="raise SystemExit('it was run')",
+    )
+    for time, (name, text) in enumerate(files.items(), 1):
+        (tmp_path / f"{name}.py").write_text(text)
+        os.utime(tmp_path / f"{name}.py", (time, time))
+    (tmp_path / "metrics.json").write_text('{"accuracy/top1": 90.0}')
+    (tmp_path / "a.pth").touch()
+    assert list(web.find_networks([str(tmp_path)])) == ["config, a.pth"]
+    (tmp_path / "config.py").unlink()
+    assert list(web.find_networks([str(tmp_path)])) == ["test_config, a.pth"]
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.json", '{"optim": 1, "model": {"type": "A"}}'),
+        ("a.yaml", "optim: 1\nmodel:\n  type: A\n"),
+        ("a.py", "_base_ = './b.py'\n"),
+        ("a.py", "with read_base():\n    from .b import *\n"),
+        ("test_a.py", "model = dict()"),
+    ],
+    ids=["json", "yaml", "base", "read_base", "test"],
+)
+def test_the_config_of_a_training_in_any_form(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    for newer in ("metrics.json", f"test_{name}"):
+        (tmp_path / newer).write_text('{"accuracy": 1}' if newer == "metrics.json" else text)
+        os.utime(tmp_path / name, (1, 1))
+    assert config_in(str(tmp_path)) == str(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +184,15 @@ def test_large_images_are_made_smaller(work, tmp_path):
     Image.new("L", (3000, 300), 7).save(path)
     image = web.read_upload(str(path))
     assert image.shape == (205, 2048, 3) and (image == 7).all()
+
+
+def test_the_depth_of_an_upload(tmp_path):
+    ramp = np.linspace(0, 65535, 40 * 30).astype(np.uint16).reshape(30, 40)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    assert np.array_equal(web.read_upload(str(tmp_path / "a.png"))[..., 0], ramp >> 8)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UsageError, match="a.tif has values of 32 bits: choose"):
+        web.read_upload(str(tmp_path / "a.tif"))
 
 
 def test_photographs_are_turned(tmp_path):

@@ -1,6 +1,7 @@
 """Images and videos go through a network, and what it finds comes out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,10 @@ from mmpretrain import ImageClassificationInferencer
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
+from mmhcgnet.cli.images import find_images, open_predictor, predict_images, predict_video
 from mmhcgnet.engine import build_model, load_config
 from mmhcgnet.engine.inference import TorchPredictor
+from mmhcgnet.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 DEMO = "../demo/image_demo.py"
@@ -132,12 +135,17 @@ def test_an_exported_model_finds_the_same(demo, start, work, tmp_path):
         assert record["score"] == pytest.approx(expected["score"], rel=1e-4)
 
 
-def test_the_frames_of_a_video(demo, work, tmp_path):
-    path = str(tmp_path / "clip.avi")
-    video = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+def clip(path, codec="MJPG"):
+    """Write a video of five frames."""
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
     for shade in range(5):
         video.write(np.full((48, 64, 3), 40 * shade, np.uint8))
     video.release()
+
+
+def test_the_frames_of_a_video(demo, work, tmp_path):
+    path = tmp_path / "clip.avi"
+    clip(path)
     result, found = demo(path, "classifier.py", "classifier.pth", "--batch-size", 2)
     assert "frames: 5 in" in result.out
     assert [record["image_id"] for record in found] == [1, 2, 3, 4, 5]
@@ -147,6 +155,108 @@ def test_the_frames_of_a_video(demo, work, tmp_path):
     while written.read()[0]:
         frames += 1
     assert frames == 5
+
+
+def test_an_image_that_is_too_thin_is_named_and_skipped(demo, work, tmp_path):
+    mixed = tmp_path / "thin"
+    mixed.mkdir()
+    for name, shape in {"a.png": (60, 80), "b.png": (1, 5000), "c.png": (60, 80)}.items():
+        Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(mixed / name)
+    result, found = demo(
+        mixed, "detector.py", "detector.pth", "--batch-size", 3, "--score-thr", 0, code=1
+    )
+    (line,) = (line for line in result.err.splitlines() if line.startswith("skipped"))
+    assert line.startswith(f"skipped: The image {mixed}/b.png cannot be predicted: error: OpenCV")
+    assert result.err.endswith("error: 1 of 3 files were skipped, as named above.\n")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png", "c.png"}
+    assert {record["image_id"] for record in found} == {1, 3}
+
+
+class OneClass:
+    """A classifier, which may be interrupted by an image."""
+
+    classes = ("a",)
+
+    def __init__(self, interrupted_by=None):
+        self.seen, self.interrupted_by = 0, interrupted_by
+
+    def __call__(self, images, batch_size=1):
+        self.seen += len(images)
+        if self.seen == self.interrupted_by:
+            raise KeyboardInterrupt
+        return [dict(scores=np.ones(1), label=0) for _ in images]
+
+
+def test_what_was_predicted_before_the_end_is_kept(work, tmp_path):
+    files = find_images(str(work / "images"))
+    with pytest.raises(KeyboardInterrupt):
+        predict_images(OneClass(3), files, tmp_path / "out", 0.3, 1)
+    clip(tmp_path / "clip.avi")
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(OneClass(3), str(tmp_path / "clip.avi"), tmp_path / "video", 0.3, 1)
+    for folder in ("out", "video"):
+        found = json.loads((tmp_path / folder / "predictions.json").read_text())
+        assert [record["image_id"] for record in found] == [1, 2]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a.png", "b.png", "predictions.json"
+    }  # fmt: skip
+    assert cv2.VideoCapture(str(tmp_path / "video/clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("source", ["", "a.png", "more/a.png", "*.[pj]*"])
+def test_no_image_is_overwritten(work, tmp_path, source):
+    images = tmp_path / "images"
+    shutil.copytree(work / "images", images)
+    out = images / "more" if source.startswith("more") else images
+    (images / "predictions.json").write_text("mine")
+    if source == "*.[pj]*":
+        (images / "a.png").unlink()  # that leaves b.jpg, drawn as b.png, and the JSON
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="is one of the inputs and would be overwritten: name"):
+        predict_images(OneClass(), find_images(str(images / source)), out, 0.3, 1)
+    assert contents(tmp_path) == before
+
+
+def test_no_image_is_overwritten_through_a_link(work, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to(work / "images/a.png")
+    with pytest.raises(UsageError, match="out/a.png is one of the inputs"):
+        predict_images(OneClass(), [work / "images/a.png"], tmp_path / "out", 0.3, 1)
+    # Other files are those of an earlier run, and are replaced.
+    (tmp_path / "out/a.png").unlink()
+    (tmp_path / "out/a.png").touch()
+    assert predict_images(OneClass(), [work / "images/a.png"], tmp_path / "out", 0.3, 1) == []
+    assert Image.open(tmp_path / "out/a.png").size == (5 * 80, 5 * 60)
+
+
+def test_no_video_is_overwritten(tmp_path):
+    clip(tmp_path / "clip.mp4", "mp4v")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="clip.mp4 is one of the inputs and would be overwritten"):
+        predict_video(OneClass(), str(tmp_path / "clip.mp4"), tmp_path, 0.3, 1)
+    assert contents(tmp_path) == before
+
+
+def test_a_video_that_cannot_be_written(tmp_path):
+    clip(tmp_path / "clip.avi")
+    (tmp_path / "out/clip.mp4").mkdir(parents=True)
+    with pytest.raises(UsageError, match="OpenCV cannot write .*out/clip.mp4: make sure"):
+        predict_video(OneClass(), str(tmp_path / "clip.avi"), tmp_path / "out", 0.3, 1)
+    assert not (tmp_path / "out/predictions.json").exists()
+
+
+def test_a_file_of_a_backbone_is_not_opened(tmp_path, monkeypatch):
+    class Backbone:
+        def __init__(self, path, engine):
+            self.facts = dict(task="features")
+
+    monkeypatch.setattr("mmhcgnet.cli.images.Predictor", Backbone)
+    with pytest.raises(UsageError, match="maps.onnx is a backbone, .*: export the whole network"):
+        open_predictor("maps.onnx", None, "cpu", None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from helpers.opened import OPENED, reads
 from mmengine.config import Config
 
-from mmhcgnet.engine.models import build_model, load_model
+from mmhcgnet.engine.models import build_model, check_device, load_model
 from mmhcgnet.errors import MissingFileError, UsageError
 
 pytest.importorskip("mmpretrain.models")
@@ -106,8 +106,38 @@ def test_what_is_not_there(cfg, monkeypatch):
         load_model(cfg, PATH)
     with pytest.raises(UsageError, match="from local files: fetch https://a/b.pth"):
         load_model(cfg, "https://a/b.pth")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match="no CUDA device"):
-        load_model(cfg, PATH, "cuda")
     with pytest.raises(UsageError, match="has no model"):
         load_model(Config(dict(default_scope="mmpretrain"), filename="tiny.py"), PATH)
+
+
+@pytest.mark.parametrize(
+    "device, number, sentence",
+    [
+        ("cuda", 0, "finds no CUDA device: use the device cpu"),
+        ("cuda:0", 0, "finds no CUDA device: use the device cpu"),
+        ("cuda:7", 2, "finds no device cuda:7: the last one is cuda:1"),
+        ("gpu", 2, "'gpu' is not a device of PyTorch: name one as cpu, cuda or cuda:1"),
+        ("", 0, "'' is not a device"),
+        ("cuda:one", 2, "'cuda:one' is not a device"),
+        ("meta", 0, "cannot use the device meta here"),
+        ("hpu", 0, "cannot use the device hpu here"),
+    ],
+)
+def test_a_device_that_is_not_there(cfg, monkeypatch, device, number, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    with pytest.raises(UsageError, match=sentence):  # there are no weights, and no model is built
+        load_model(cfg, PATH, device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", "cuda", "cuda:1"])
+def test_a_device_that_is_there(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device(device)
+
+
+def test_a_device_of_a_plug_in():
+    """PyTorch knows ``privateuseone`` by the name that a plug-in gives it, as npu."""
+    with pytest.raises(UsageError, match="cannot use the device privateuseone"):
+        check_device("privateuseone")

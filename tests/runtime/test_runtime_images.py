@@ -1,5 +1,6 @@
 """Images and masks as the MM toolboxes have them, without OpenCV and PyTorch."""
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -93,6 +94,60 @@ def test_images_of_every_kind(tmp_path, monkeypatch):
         read(tmp_path / "image.png")
     with pytest.raises(FileNotFoundError):
         read("nowhere.png")
+
+
+def depths(folder):
+    """Files of 16 bits, in the modes and byte orders that Pillow has for them."""
+    ramp = np.linspace(0, 65535, 24 * 32).astype(np.uint16).reshape(24, 32)
+    Image.fromarray(ramp).save(folder / "grey.png")
+    Image.fromarray(ramp).save(folder / "grey.tif")
+    big = Image.frombytes("I;16B", (32, 24), ramp.astype(">u2").tobytes())
+    big.save(folder / "big-endian.tif")
+    (folder / "grey.pgm").write_bytes(b"P5 32 24 65535\n" + ramp.astype(">u2").tobytes())
+    cv2.imwrite(str(folder / "colour.png"), np.stack([ramp, ramp[::-1], ramp[:, ::-1]], axis=2))
+    return sorted(folder.iterdir())
+
+
+def test_16_bits_become_8_as_in_opencv(tmp_path):
+    files = depths(tmp_path)
+    assert len(files) == 5
+    for path in files:
+        assert np.array_equal(read(path), cv2.imread(str(path))[..., ::-1]), path
+        with Image.open(path) as opened:
+            assert np.array_equal(read(opened), read(path)), path
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(tmp_path / "grey.png") as opened:
+        opened.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read(tmp_path / "turned.png"), np.rot90(read(tmp_path / "grey.png"), -1))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_32_bits_have_no_scale(tmp_path, kind):
+    image = Image.fromarray(np.arange(20, dtype=kind).reshape(4, 5))
+    image.save(tmp_path / "a.tif")
+    for given, name in (
+        (image, "The image "),
+        (tmp_path / "a.tif", f"The image {tmp_path}/a.tif "),
+    ):
+        with pytest.raises(RuntimeFileError, match="save it with 8 or 16 bits") as error_info:
+            read(given)
+        assert str(error_info.value).startswith(f"{name}cannot be read: its values are of 32 bits")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        dict(kind="resize", size=[100, 60], keep_ratio=True),
+        dict(kind="resize_edge", size=100, edge="long"),
+    ],
+    ids=["resize", "resize_edge"],
+)
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("shape", [(1, 900), (900, 1)])
+def test_a_side_has_at_least_one_pixel(step, backend, shape):
+    found = prepare(picture(*shape), [dict(step, interpolation="bilinear", backend=backend)])
+    assert sorted(found.shape[:2]) == [1, 100]
 
 
 def test_files_that_are_no_models(tmp_path):
