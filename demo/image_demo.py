@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict, and return the exit code."""
     from mmhcgnet.cli import images
 
+    out = args.out_dir
     is_video = images.is_video(args.input)
-    files = [] if is_video else images.find_images(args.input)
+    files = [] if is_video else images.find_images(args.input, out)
     predictor = images.open_predictor(
         args.model or images.DETECTOR, args.checkpoint, args.device, args.engine
     )
-    out = args.out_dir
     if is_video:
         images.predict_video(predictor, args.input, out, args.score_thr, args.batch_size)
         failed = []

@@ -83,11 +83,11 @@ def is_video(source: str) -> bool:
     return source.lower().endswith(_VIDEOS) and not os.path.isdir(source)
 
 
-def find_images(source: str) -> list[Path]:
+def find_images(source: str, out: Path | None = None) -> list[Path]:
     """Find the images that a file, a folder or a pattern names.
 
-    A folder gives the images in it and below, by suffix. Files that are named, by themselves or by
-    a pattern, may have any.
+    A folder gives the images in it and below, by suffix, but for results of an earlier run in
+    ``out``. Files that are named, by themselves or by a pattern, may have any suffix.
 
     Raises:
         MissingFileError: If it names nothing.
@@ -95,6 +95,8 @@ def find_images(source: str) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = images_below(path)
+        if out and (out / _JSON).exists() and path.resolve() in out.resolve().parents:
+            found = [file for file in found if out.resolve() not in file.resolve().parents]
         if not found:
             raise MissingFileError(f"The folder {source} has no images ({', '.join(IMAGES)}).")
         return found

@@ -221,6 +221,16 @@ def test_no_image_is_overwritten(work, tmp_path, source):
     assert contents(tmp_path) == before
 
 
+def test_a_second_run_does_not_draw_the_results_of_the_first(work, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(work / "images", images)
+    for _ in range(2):
+        files = find_images(str(images), images / "out")
+        assert [file.name for file in files] == ["a.png", "b.jpg", "a.png"]
+        predict_images(OneClass(), files, images / "out", 0.3, 1)
+    assert find_images(str(images / "out/more"), images / "out") == [images / "out/more/a.png"]
+
+
 def test_no_image_is_overwritten_through_a_link(work, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.png").symlink_to(work / "images/a.png")
