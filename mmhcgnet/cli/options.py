@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 
+from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import UsageError
@@ -90,6 +91,26 @@ def check_output(path: str, cfg: Config | None = None) -> None:
         for own in _files_of(cfg):
             if os.path.exists(own) and os.path.samefile(own, path):
                 raise UsageError(f"{path} is a file that the config reads: write to another one.")
+
+
+def check_overwriting(dst: str, src: str, force: bool) -> None:
+    """Check that a file that is to be made of a checkpoint overwrites nothing unasked.
+
+    Args:
+        dst: The file.
+        src: The checkpoint, by its path or the name of one that ships, which is never overwritten.
+        force: Whether any other existing file may be.
+
+    Raises:
+        MissingFileError: If the checkpoint does not exist.
+        UsageError: If the file is the checkpoint, or exists.
+    """
+    if not os.path.exists(dst):
+        return
+    if os.path.samefile(find_file(src), dst):
+        raise UsageError(f"{dst} is the file that is read: write to another one.")
+    if not force:
+        raise UsageError(f"{dst} already exists: name another file, or add --force.")
 
 
 def _files_of(cfg: Config) -> Iterator[str]:
