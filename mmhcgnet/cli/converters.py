@@ -8,6 +8,8 @@ import hashlib
 import os
 from collections.abc import Callable
 
+from torch import Tensor
+
 from mmhcgnet.analysis.report import write
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint
 from mmhcgnet.convert import Converted, LayoutError
@@ -136,7 +138,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
         dst = f"{stem}_{datetime.date.today():%Y%m%d}-{sha256[:8]}{suffix}"
     check_overwriting(dst, src, force)
     write(dst, content)
-    tensors = len(find_weights(checkpoint))
+    tensors = sum(isinstance(value, Tensor) for value in find_weights(checkpoint).values())
     print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)
     return dst
 
