@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhcgnet.engine.configs import load_config
+from mmhcgnet.engine.configs import channel_order, load_config
 from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
 from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.export.in_runner import ExportedModel
@@ -63,7 +63,7 @@ def export_file(
     cfg = load_config(config, cfg_options)
     leave_out_noise(cfg)
     model = load_model(cfg, checkpoint)
-    exported = export_backbone(model) if backbone else export_model(model)
+    exported = (export_backbone if backbone else export_model)(model, channel_order(cfg))
     facts = dict(
         classes=class_names(cfg, checkpoint),
         layout="uint8 NHWC RGB",
@@ -128,6 +128,6 @@ def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> Non
         engine: What runs it; by default what is installed.
     """
     kind = f"{ExportedModel.__module__}.{ExportedModel.__name__}"
-    cfg.model = dict(type=kind, path=path, engine=engine)
+    cfg.model = dict(type=kind, path=path, order=channel_order(cfg), engine=engine)
     for key in ("data_preprocessor", "custom_hooks", "load_from", "resume"):
         cfg.pop(key, None)
