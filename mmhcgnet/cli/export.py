@@ -130,15 +130,22 @@ def _commit() -> str | None:
         return None
 
 
-def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> None:
+def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> list[str]:
     """Put an exported file in the place of a config's model, and leave out what acts on that.
 
     Args:
         cfg: The config, changed in place.
         path: The file.
         engine: What runs it; by default what is installed.
+
+    Returns:
+        The names of the classes that it finds; empty if it has none.
+
+    Raises:
+        UsageError: If it cannot be run here, or is a backbone.
     """
     kind = f"{ExportedModel.__module__}.{ExportedModel.__name__}"
     cfg.model = dict(type=kind, path=path, order=channel_order(cfg), engine=engine)
     for key in ("data_preprocessor", "custom_hooks", "load_from", "resume"):
         cfg.pop(key, None)
+    return ExportedModel(path, cfg.model.order, engine).classes

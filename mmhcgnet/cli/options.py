@@ -11,7 +11,8 @@ from typing import TextIO
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.registry import METRICS
 
 from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.run_lock import lock_folder
@@ -316,6 +317,13 @@ def decide_out_item(out: str | None, out_item: str | None) -> str | None:
     if item == "pred" and not pickled:
         raise UsageError(f"Predictions are written as a pickle: --out must end in .pkl, got {out}.")
     return item
+
+
+def dump_predictions(cfg: Config, evaluator: Evaluator, path: str) -> None:
+    """Let a test write its predictions to a file."""
+    # MMDetection's own dump packs masks as RLE.
+    kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
+    evaluator.metrics.append(METRICS.build(dict(type=kind, out_file_path=path)))
 
 
 def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:
