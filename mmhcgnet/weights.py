@@ -19,6 +19,15 @@ def find_weights(checkpoint: dict) -> dict:
     return checkpoint
 
 
+def without_tensor(weights: dict[str, Any]) -> list[str]:
+    """Name what is no tensor, without the extra state of modules, which may be anything."""
+    return [
+        name
+        for name, value in weights.items()
+        if not isinstance(value, Tensor) and not name.endswith("_extra_state")
+    ]
+
+
 def not_finite(weights: dict) -> list[str]:
     """Name the tensors that hold NaN or an infinity."""
     tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}

@@ -156,6 +156,35 @@ def test_published_weights_are_those_of_the_training(suffix, tmp_path):
         publish_file(str(src), str(dst))
 
 
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (dict(model=dict(a=torch.ones(1)), optimizer={}, epoch=3), "holds no weights by name"),
+        (dict(state_dict={}, meta={}), "holds no weights by name"),
+        (dict(model=dict(a=torch.ones(1)), step=torch.ones(1)), r"1 of another kind \(model\)"),
+        (dict(state_dict=dict(a=torch.ones(1), epoch=3)), r"1 of another kind \(epoch\)"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_is_no_tensor_is_not_published(content, sentence, suffix, tmp_path):
+    src, dst = tmp_path / "foreign.pth", tmp_path / f"new{suffix}"
+    torch.save(content, src)
+    with pytest.raises(UsageError, match=rf"foreign\.pth .*{sentence}"):
+        publish_file(str(src), str(dst))
+    assert not dst.exists()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_extra_state_of_a_module_is_published(half, tmp_path):
+    src, dst = tmp_path / "epoch_1.pth", tmp_path / "new.pth"
+    extra = dict(scale=0.5)
+    torch.save(dict(state_dict={"a.weight": torch.ones(1), "a._extra_state": extra}), src)
+    publish_file(str(src), str(dst), half=half)
+    assert Checkpoint.open(str(dst)).weights["a._extra_state"] == extra
+    with pytest.raises(UsageError, match=r"1 of another kind \(a\._extra_state\); name a file"):
+        publish_file(str(src), str(tmp_path / "new.safetensors"), half=half)
+
+
 @pytest.fixture(scope="module")
 def exported_detector(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("exported") / "detector.onnx")

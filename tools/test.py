@@ -71,7 +71,7 @@ def test(args: argparse.Namespace) -> None:
     """Check all that can be wrong with the arguments, then evaluate."""
     import mmengine
     from mmengine.dist import is_main_process
-    from mmengine.registry import METRICS, RUNNERS
+    from mmengine.registry import RUNNERS
 
     from mmhcgnet import cli
 
@@ -111,10 +111,7 @@ def test(args: argparse.Namespace) -> None:
     with cli.explain_misspelt_types():
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else cli.QuietRunner.from_cfg(cfg)
         if out_item == "pred":
-            # MMDetection's own dump packs masks as RLE.
-            kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
-            dump = METRICS.build(dict(type=kind, out_file_path=args.out))
-            runner.test_evaluator.metrics.append(dump)
+            cli.dump_predictions(cfg, runner.test_evaluator, args.out)
         with cli.progress_bar(runner):
             metrics = runner.test()
     cli.check_metrics(metrics, runner.test_evaluator.metrics)

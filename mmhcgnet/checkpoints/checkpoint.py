@@ -65,12 +65,16 @@ class Checkpoint:
     def weights(self) -> dict[str, Tensor]:
         """The tensors by name, without the ``module.`` of wrappers.
 
+        What stands among them may be something else: toolboxes pass over numbers that they do not
+        know, and the extra state of a module is whatever it likes.
+
         Raises:
             UsageError: If there are none by name, or two of the same.
         """
         found = find_weights(self.content)
         wrong = {"state_dict", "net"} & self.content.keys() and found is self.content
-        if wrong or not all(isinstance(name, str) for name in found):
+        named = all(isinstance(name, str) for name in found)
+        if wrong or not named or not any(isinstance(value, Tensor) for value in found.values()):
             raise UsageError(f"The checkpoint {self.path} holds no weights by name.")
         weights, twice = strip_module(found)
         if twice:

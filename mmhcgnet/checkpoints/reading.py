@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmhcgnet.errors import UsageError
-from mmhcgnet.weights import find_weights
+from mmhcgnet.weights import find_weights, listed
 
 from .durable_files import is_whole, seal
 from .unpickling import RefusedError, Unpickler
@@ -99,10 +99,17 @@ def encode_checkpoint(checkpoint: dict[str, Any], path: str) -> bytes:
         path: Its end says the format: safetensors or else PyTorch's.
 
     Raises:
-        UsageError: If the package safetensors is needed and not installed.
+        UsageError: If the package safetensors is needed and not installed, or has no place for
+            something among the tensors.
     """
     if path.lower().endswith(SAFETENSORS):
         weights = find_weights(checkpoint)
+        others = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+        if others:
+            raise UsageError(
+                f"{path} cannot be written: safetensors hold tensors alone, and among them are "
+                f"{listed(others, 'of another kind')}; name a file that ends in .pth."
+            )
         beside = {key: value for key, value in checkpoint.items() if value is not weights}
         # The format knows neither tensors that share memory nor other orders than NCHW.
         order = torch.contiguous_format

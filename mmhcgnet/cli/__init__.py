@@ -27,6 +27,7 @@ from .options import (
     claim_work_dir,
     decide_out_item,
     drop_validation,
+    dump_predictions,
     keep_config_copy,
     set_amp_testing,
     set_amp_training,

@@ -8,12 +8,16 @@ import hashlib
 import os
 from collections.abc import Callable
 
+from torch import Tensor
+
 from mmhcgnet.analysis.report import write
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint
 from mmhcgnet.convert import Converted, LayoutError
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models import ARCHITECTURES
 from mmhcgnet.weights import faults, find_weights
+
+from .options import check_overwriting
 
 FOLDER = "checkpoints"
 TERMS = (
@@ -114,7 +118,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
 
     Args:
         checkpoint: What to write.
-        src: The file that it was made of.
+        src: The checkpoint that it was made of.
         dst: The file to write.
         publish: Add date and hash to the name, as MMPretrain's ``publish_model.py`` does.
         force: Overwrite an existing file.
@@ -132,13 +136,9 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
     if publish:
         stem, suffix = os.path.splitext(dst)
         dst = f"{stem}_{datetime.date.today():%Y%m%d}-{sha256[:8]}{suffix}"
-    if os.path.exists(dst):
-        if os.path.samefile(src, dst):
-            raise UsageError(f"{dst} is the file that is read: write to another one.")
-        if not force:
-            raise UsageError(f"{dst} already exists: name another file, or add --force.")
+    check_overwriting(dst, src, force)
     write(dst, content)
-    tensors = len(find_weights(checkpoint))
+    tensors = sum(isinstance(value, Tensor) for value in find_weights(checkpoint).values())
     print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)
     return dst
 

@@ -68,8 +68,9 @@ def deploy_file(
 
     options = {f"model.{part}.deploy": True for part in switch_to_deploy(model)}
     if dst is None:
-        stem, suffix = os.path.splitext(src)
-        dst = f"{stem}_deploy{suffix}"
+        # A checkpoint that ships is named without its folder and suffix.
+        stem, suffix = (os.path.splitext(p) for p in (os.path.expanduser(src), checkpoint.path))
+        dst = f"{stem[0]}_deploy{suffix[1]}"
     deployed = dict(meta=_deployed_meta(meta, cfg, options), state_dict=model.state_dict())
     dst = write_converted(deployed, src, dst, publish, force)
     flags = " ".join(f"{key}={value}" for key, value in options.items())

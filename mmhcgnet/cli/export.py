@@ -9,8 +9,14 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmhcgnet.engine.configs import load_config
-from mmhcgnet.engine.export import Exported, export_backbone, export_model, write_model
+from mmhcgnet.engine.configs import channel_order, load_config
+from mmhcgnet.engine.export import (
+    Exported,
+    export_backbone,
+    export_model,
+    output_files,
+    write_model,
+)
 from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.export.pipeline import describe_pipeline
@@ -20,6 +26,7 @@ from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
 from mmhcgnet_runtime import RuntimeFileError
 
+from .options import check_output, check_overwriting
 from .progress import leave_out_noise
 
 MOST = dict(full=1e-3, half=5e-2)  # the largest difference from PyTorch that is taken for rounding
@@ -44,7 +51,7 @@ def export_file(
         format: ``'onnx'`` or ``'openvino'``; by default what the suffix of ``output`` says.
         half: Store weights in half precision.
         backbone: Export the backbone alone, with all its maps.
-        force: Overwrite an existing file.
+        force: Overwrite existing files, but none that is read.
         cfg_options: ``key=value`` strings for the config.
 
     Returns:
@@ -57,13 +64,17 @@ def export_file(
     suffix = os.path.splitext(output)[1] if output else ""
     format = format or ("openvino" if suffix == ".xml" else "onnx")
     if output is None:
-        output = os.path.splitext(checkpoint)[0] + dict(onnx=".onnx", openvino=".xml")[format]
-    if os.path.exists(output) and not force:
-        raise UsageError(f"{output} already exists: name another file, or add --force.")
+        stem = os.path.splitext(os.path.expanduser(checkpoint))[0]
+        output = stem + dict(onnx=".onnx", openvino=".xml")[format]
     cfg = load_config(config, cfg_options)
+    paths = output_files(output, format)
+    for path in paths:
+        check_overwriting(path, checkpoint, force)
     leave_out_noise(cfg)
     model = load_model(cfg, checkpoint)
-    exported = export_backbone(model) if backbone else export_model(model)
+    for path in paths:
+        check_output(path, cfg)
+    exported = (export_backbone if backbone else export_model)(model, channel_order(cfg))
     facts = dict(
         classes=class_names(cfg, checkpoint),
         layout="uint8 NHWC RGB",
@@ -119,15 +130,22 @@ def _commit() -> str | None:
         return None
 
 
-def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> None:
+def set_exported_model(cfg: Config, path: str, engine: str | None = None) -> list[str]:
     """Put an exported file in the place of a config's model, and leave out what acts on that.
 
     Args:
         cfg: The config, changed in place.
         path: The file.
         engine: What runs it; by default what is installed.
+
+    Returns:
+        The names of the classes that it finds; empty if it has none.
+
+    Raises:
+        UsageError: If it cannot be run here, or is a backbone.
     """
     kind = f"{ExportedModel.__module__}.{ExportedModel.__name__}"
-    cfg.model = dict(type=kind, path=path, engine=engine)
+    cfg.model = dict(type=kind, path=path, order=channel_order(cfg), engine=engine)
     for key in ("data_preprocessor", "custom_hooks", "load_from", "resume"):
         cfg.pop(key, None)
+    return ExportedModel(path, cfg.model.order, engine).classes

@@ -12,8 +12,10 @@ from typing import TextIO
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.registry import METRICS
 
+from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import UsageError
@@ -106,6 +108,26 @@ def check_new(path: str, content: bytes, force: bool) -> None:
     """
     if not force and os.path.exists(path) and Path(path).read_bytes() != content:
         raise UsageError(f"{path} already exists: move it away, or add --force.")
+
+
+def check_overwriting(dst: str, src: str, force: bool) -> None:
+    """Check that a file that is to be made of a checkpoint overwrites nothing unasked.
+
+    Args:
+        dst: The file.
+        src: The checkpoint, by its path or the name of one that ships, which is never overwritten.
+        force: Whether any other existing file may be.
+
+    Raises:
+        MissingFileError: If the checkpoint does not exist.
+        UsageError: If the file is the checkpoint, or exists.
+    """
+    if not os.path.exists(dst):
+        return
+    if os.path.samefile(find_file(src), dst):
+        raise UsageError(f"{dst} is the file that is read: write to another one.")
+    if not force:
+        raise UsageError(f"{dst} already exists: name another file, or add --force.")
 
 
 def _files_of(cfg: Config) -> Iterator[str]:
@@ -311,6 +333,13 @@ def decide_out_item(out: str | None, out_item: str | None) -> str | None:
     if item == "pred" and not pickled:
         raise UsageError(f"Predictions are written as a pickle: --out must end in .pkl, got {out}.")
     return item
+
+
+def dump_predictions(cfg: Config, evaluator: Evaluator, path: str) -> None:
+    """Let a test write its predictions to a file."""
+    # MMDetection's own dump packs masks as RLE.
+    kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
+    evaluator.metrics.append(METRICS.build(dict(type=kind, out_file_path=path)))
 
 
 def check_metrics(metrics: dict, evaluated: Sequence[BaseMetric]) -> None:

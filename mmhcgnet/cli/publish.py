@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
-from mmhcgnet.weights import find_weights
+from mmhcgnet.weights import listed, without_tensor
 
 from .converters import is_plain, write_converted
 
@@ -38,6 +39,10 @@ def publish_file(
             written. Nothing is written then.
     """
     checkpoint = Checkpoint.open(src).require()
+    if others := without_tensor(checkpoint.weights):
+        raise UsageError(
+            f"{src} cannot be published: among its weights are {listed(others, 'of another kind')}."
+        )
     weights = {
         name: in_half(tensor) if half else tensor for name, tensor in checkpoint.weights.items()
     }
@@ -46,15 +51,15 @@ def publish_file(
     meta["mmhcgnet_version"] = __version__
     content = dict(meta=meta, state_dict=weights)
     if half:
-        kept = [name for name, t in find_weights(content).items() if t.dtype == torch.float32]
+        kept = [name for name, t in weights.items() if getattr(t, "dtype", None) == torch.float32]
         print(f"read {src}: {len(weights)} tensors, {len(kept)} of them stay in fp32", flush=True)
     return write_converted(content, src, dst, publish, force)
 
 
 def in_half(tensor: Tensor) -> Tensor:
     """Return a tensor in fp16 if each of its values is nearly the same there, else as it is."""
-    if tensor.dtype not in (torch.float32, torch.float64):
-        return tensor
+    if getattr(tensor, "dtype", None) not in (torch.float32, torch.float64):
+        return tensor  # or a module's extra state
     half = tensor.half()
     near = (half.to(tensor.dtype) - tensor).abs() <= _RELATIVE * tensor.abs() + _ABSOLUTE
     return half if bool(near.all()) else tensor

@@ -310,6 +310,17 @@ def tested_dataset(cfg: Config) -> dict[str, Any]:
     return dataset
 
 
+def tested_pipeline(cfg: Config) -> list[dict]:
+    """The transforms of the images that a test reads; empty without any."""
+    return tested_dataset(cfg).get("pipeline") or cfg.get("test_pipeline") or []
+
+
+def channel_order(cfg: Config) -> str:
+    """The order of the channels that a test gives to the data preprocessor: bgr, or else rgb."""
+    pipeline = tested_pipeline(cfg)
+    return "bgr" if not pipeline or loads_files(pipeline) else "rgb"
+
+
 def loads_files(pipeline: Sequence[dict]) -> bool:
     """Whether a pipeline reads image files, as BGR; sets that hold images, as CIFAR, have RGB."""
     return any(type_name(step).startswith("LoadImage") for step in pipeline)

@@ -16,7 +16,7 @@ from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime.images import read
 
-from .configs import loads_files, tested_dataset
+from .configs import loads_files, tested_dataset, tested_pipeline
 from .models import load_model
 
 # The image is there, and has no annotations.
@@ -45,8 +45,7 @@ class TorchPredictor:
     def __init__(self, cfg: Config, checkpoint: str, device: str = "cpu") -> None:
         self.cfg = cfg
         self._scope = cfg.get("default_scope")
-        dataset = tested_dataset(cfg)
-        pipeline = copy.deepcopy(dataset.get("pipeline") or cfg.get("test_pipeline"))
+        pipeline = copy.deepcopy(tested_pipeline(cfg))
         if not pipeline:
             raise UsageError("The config has no test pipeline: test_dataloader.dataset.pipeline.")
         self._reads_files = loads_files(pipeline)

@@ -20,6 +20,7 @@ from mmhcgnet.errors import UsageError
 ROOT = Path(__file__).parents[2]
 CONVERTERS = ROOT / "tools" / "model_converters"
 OFFICIAL = "HCGNet_A1_best.pth.tar"
+SHIPPED = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
 CONVERTED = "checkpoints/hcgnet-a1_3rdparty_cifar10.pth"
 TERMS = (
     "published at https://github.com/winycg/HCGNet, are for research only; converted copies stay"
@@ -159,6 +160,20 @@ def test_nothing_is_overwritten_without_being_asked(folder, convert):
     assert sha256(OFFICIAL) == before
     assert convert("official_to_mmpretrain", OFFICIAL, "--force")[0] == 0
     assert torch.load(CONVERTED, weights_only=True)["meta"]["arch"] == "A1"
+
+
+@pytest.mark.parametrize("src", [SHIPPED, "~/a.pth"])
+def test_a_checkpoint_by_its_name_or_in_the_home_is_found_again(folder, start, monkeypatch, src):
+    monkeypatch.setenv("HOME", str(folder))
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), "a.pth")
+    publish = CONVERTERS / "publish_model.py"
+    start(publish, src, "new.pth", code=0)
+    _, _, err = start(publish, src, "new.pth", code=2)
+    assert "new.pth already exists" in only_sentence(err)
+    start(publish, src, "new.pth", "--force", code=0)
+    if src != SHIPPED:
+        _, _, err = start(publish, src, "a.pth", "--force", code=2)
+        assert "is the file that is read" in only_sentence(err)
 
 
 class Payload:

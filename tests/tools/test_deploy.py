@@ -23,6 +23,7 @@ TOOLS = ROOT / "tools"
 CONVERTER = TOOLS / "model_converters" / "deploy.py"
 DEPLOY = "model.backbone.deploy=True"
 EPOCH = "run/epoch_3.pth"
+SHIPPED = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
 DEPLOYED = "run/epoch_3_deploy.pth"
 
 # The stages have the channels 72, 44, 30 and 23.
@@ -213,6 +214,19 @@ def test_what_is_written_gives_the_same_output(folder, start, target):
     assert tuple(meta["dataset_meta"]["classes"]) == ("a", "b")
     # The config that it carries is that of the deployed model.
     assert Config.fromstring(meta["cfg"], ".py").model.backbone.deploy is True
+
+
+def test_without_a_name_it_is_written_next_to_the_checkpoint(folder, start, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    save("classifier.py")
+    start(CONVERTER, "classifier.py", f"~/{EPOCH}", code=0)
+    assert sorted(os.listdir("run")) == ["epoch_3.pth", "epoch_3_deploy.pth"]
+    sentence = f"{DEPLOYED} already exists"
+    capture_only_sentence(start(CONVERTER, "classifier.py", f"~/{EPOCH}"), f"{folder}/{sentence}")
+    start(CONVERTER, SHIPPED, SHIPPED, code=0)
+    assert Path(f"{SHIPPED}_deploy.safetensors").is_file()
+    err = start(CONVERTER, SHIPPED, SHIPPED, code=2).err
+    assert f"{SHIPPED}_deploy.safetensors already exists" in err
 
 
 def test_an_inferencer_needs_no_other_config(folder):

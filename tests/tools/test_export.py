@@ -51,8 +51,8 @@ def folder(tmp_path_factory):
 def export(folder, start, monkeypatch):
     monkeypatch.chdir(folder)
 
-    def export(name, *flags, code=0):
-        return start(SCRIPT, f"{name}.py", f"{name}.pth", *flags, code=code)
+    def export(name, *flags, checkpoint=None, code=0):
+        return start(SCRIPT, f"{name}.py", checkpoint or f"{name}.pth", *flags, code=code)
 
     return export
 
@@ -171,6 +171,33 @@ def test_what_goes_wrong_is_said(export, folder):
     )
     assert "RoI head PISARoIHead cannot be exported" in result.err
     assert not (folder / "wrong.pb").exists()
+
+
+@pytest.mark.parametrize("name", ["a1.bin", "a1.xml"])
+def test_no_file_is_lost(export, folder, name):
+    """OpenVINO's weights go to .bin, and a checkpoint may be called that, too."""
+    writes_onnx()
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    content = (folder / "classifier.pth").read_bytes()
+    (folder / name).write_bytes(content)
+    for flags in ((), ("--force",)):
+        result = export("classifier", "--format", "openvino", *flags, checkpoint=name, code=2)
+        assert f"{name} is the file that is read" in result.err
+    result = export("classifier", "-o", "a1.xml", code=2)  # of another checkpoint
+    assert f"{name} already exists" in result.err
+    assert (folder / name).read_bytes() == content
+    assert not (folder / ("a1.xml" if name == "a1.bin" else "a1.bin")).exists()
+    (folder / name).unlink()
+
+
+def test_a_file_of_the_config_is_not_overwritten(export, folder):
+    writes_onnx()
+    (folder / "own.onnx").write_text("mine")
+    option = "test_dataloader.dataset.ann_file=own.onnx"
+    result = export("classifier", "--force", "-o", "own.onnx", "--cfg-options", option, code=2)
+    assert "own.onnx is a file that the config reads" in result.err
+    assert (folder / "own.onnx").read_text() == "mine"
+    (folder / "own.onnx").unlink()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])

@@ -109,14 +109,9 @@ def dissect(args: argparse.Namespace) -> dict:
     from mmhcgnet.analysis import report
     from mmhcgnet.analysis.complexity.counting import input_shape, read_size
     from mmhcgnet.analysis.dissection import results as dissection_report
-    from mmhcgnet.analysis.dissection.units import (
-        Dissection,
-        Probe,
-        channel_order,
-        describe,
-        setup_of,
-    )
+    from mmhcgnet.analysis.dissection.units import Dissection, Probe, describe, setup_of
     from mmhcgnet.datasets.broden import Broden
+    from mmhcgnet.engine.configs import channel_order
     from mmhcgnet.engine.models import load_model
 
     data = Broden(args.data, args.images)

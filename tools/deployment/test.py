@@ -15,7 +15,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work-dir", help="folder for logs and metrics (default: ./work_dirs/<config name>)"
     )
-    parser.add_argument("--out", metavar="FILE", help="write the metrics (.json)")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the predictions (.pkl) or the metrics (.json)"
+    )
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -32,22 +34,28 @@ def test(args: argparse.Namespace) -> None:
     from mmhcgnet import cli
     from mmhcgnet.cli.export import set_exported_model
 
+    out_item = cli.decide_out_item(args.out, None)
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.leave_out_noise(cfg)
     cli.check_sections(cfg, "model", "test_dataloader", "test_cfg", "test_evaluator")
-    set_exported_model(cfg, args.model, args.engine)
+    classes = set_exported_model(cfg, args.model, args.engine)
     cli.set_work_dir(cfg, args.work_dir)
     if args.out:
         cli.check_output(args.out, cfg)
     cli.set_dataloader_defaults(cfg, pin_memory=False)
     cli.set_guards(cfg)
-    cli.check_data(cfg, "test")
+    # What it was trained on counts, and not the config; the classes are mapped by name.
+    cli.check_data(cfg, "test", as_in_training=not classes)
+    cli.claim_work_dir(cfg, training=False)
     cli.keep_config_copy(cfg)
     with cli.explain_misspelt_types():
         runner = cli.QuietRunner.from_cfg(cfg)
+        if out_item == "pred":
+            cli.dump_predictions(cfg, runner.test_evaluator, args.out)
         with cli.progress_bar(runner):
             metrics = runner.test()
-    if args.out:
+    cli.check_metrics(metrics, runner.test_evaluator.metrics)
+    if out_item == "metrics":
         mmengine.dump(metrics, args.out)
 
 

@@ -22,7 +22,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from mmhcgnet.config_dicts import type_name
-from mmhcgnet.engine.configs import tested_dataset
+from mmhcgnet.engine.configs import tested_dataset, tested_pipeline
 from mmhcgnet.errors import UsageError
 
 _WITH_WEIGHTS = ("convolution", "_convolution", "addmm", "mm")
@@ -61,9 +61,8 @@ def input_shape(cfg: Config, size: Sequence[int] | None = None) -> tuple[int, in
     in_channels = cfg.model.get("backbone", {}).get("in_channels", 3)
     if size:
         return in_channels, *size
-    dataset = tested_dataset(cfg)
-    size = _DATA_SIZES.get(type_name(dataset))
-    for transform in dataset.get("pipeline", []):
+    size = _DATA_SIZES.get(type_name(tested_dataset(cfg)))
+    for transform in tested_pipeline(cfg):
         size = _size_after(transform, size)
     if size is None:
         raise UsageError(

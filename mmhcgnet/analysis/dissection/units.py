@@ -33,7 +33,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmhcgnet.analysis.report import digest, digest_of_weights, say, write
 from mmhcgnet.datasets.broden import Annotation, Broden
-from mmhcgnet.engine.configs import loads_files, tested_dataset
 from mmhcgnet.errors import DataError, UsageError, did_you_mean
 
 TOP_IMAGES = 4
@@ -469,12 +468,6 @@ class _Samples(Dataset):
 
 def _as_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
-def channel_order(cfg: Config) -> str:
-    """Say in which order the model of a config wants the channels of an image."""
-    pipeline = tested_dataset(cfg).get("pipeline")
-    return "bgr" if not pipeline or loads_files(pipeline) else "rgb"
 
 
 def setup_of(cfg: Config, checkpoint: str) -> dict[str, str]:

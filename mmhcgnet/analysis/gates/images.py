@@ -17,7 +17,7 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from torch import Tensor, nn
 
 from mmhcgnet.config_dicts import type_name
-from mmhcgnet.engine.configs import check_sections, loads_files, tested_dataset
+from mmhcgnet.engine.configs import check_sections, loads_files, tested_pipeline
 from mmhcgnet.engine.models import explain_misspelt_types
 from mmhcgnet.errors import MissingFileError, UsageError
 from mmhcgnet.paths import IMAGES, images_below
@@ -92,7 +92,7 @@ def make_reader(cfg: Config, model: nn.Module) -> Callable[[str], Sample]:
             function, if a file cannot be read.
     """
     check_sections(cfg, "test_dataloader")
-    pipeline = tested_dataset(cfg).get("pipeline")
+    pipeline = tested_pipeline(cfg)
     if not pipeline or not hasattr(model, "data_preprocessor"):
         raise UsageError(
             f"The config {cfg.filename} has no test pipeline or no data_preprocessor, and so does "

@@ -1,6 +1,6 @@
 """Models out of PyTorch: graphs of standard ONNX operators with pre- and post-processing inside."""
 
-from .files import FORMATS, write_model
+from .files import FORMATS, output_files, write_model
 from .models import Exported, export_backbone, export_model, export_network
 
 __all__ = [
@@ -9,5 +9,6 @@ __all__ = [
     "export_backbone",
     "export_model",
     "export_network",
+    "output_files",
     "write_model",
 ]

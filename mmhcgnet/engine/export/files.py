@@ -29,6 +29,27 @@ OPSET = 17  # of ONNX; from 16 on, RoiAlign knows aligned corners
 SMALLEST_HALF = 256  # values, below which a tensor is not worth a conversion
 
 
+def output_files(path: str, format: str) -> list[str]:
+    """The files that a model is written to.
+
+    Args:
+        path: The one that is opened to run it.
+        format: ``'onnx'`` or ``'openvino'``.
+
+    Returns:
+        Of OpenVINO the weights first: a reader who finds the graph finds its weights, too.
+
+    Raises:
+        UsageError: If the path has another suffix than the format.
+    """
+    suffix = dict(onnx=".onnx", openvino=".xml")[format]
+    if not path.endswith(suffix):
+        raise UsageError(
+            f"The format {format} is written to a file ending in {suffix}, not {path}."
+        )
+    return [path] if format == "onnx" else [_with_suffix(path, ".bin"), path]
+
+
 def write_model(
     exported: Exported,
     path: str,
@@ -57,11 +78,7 @@ def write_model(
     Raises:
         UsageError: If the package of the format is not installed, or the file cannot be written.
     """
-    suffix = dict(onnx=".onnx", openvino=".xml")[format]
-    if not path.endswith(suffix):
-        raise UsageError(
-            f"The format {format} is written to a file ending in {suffix}, not {path}."
-        )
+    paths = output_files(path, format)
     for package in {"onnx", format}:
         if find_spec(package) is None:
             raise UsageError(f"Writing {format} needs the package {package}: pip install {package}")
@@ -84,9 +101,8 @@ def write_model(
                 _write_openvino(graph, draft, text, half)
             if check is not None:
                 check(draft)
-            # The weights first: a reader who finds the graph finds its weights, too.
-            for ending in dict(onnx=[".onnx"], openvino=[".bin", ".xml"])[format]:
-                os.replace(_with_suffix(draft, ending), _with_suffix(path, ending))
+            for target in paths:
+                os.replace(os.path.join(scratch, os.path.basename(target)), target)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.") from error
     return len(graph.graph.node)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
+from torch import Tensor
 
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime import RuntimeFileError, open_engine
@@ -20,14 +21,16 @@ class ExportedModel(BaseModel):
 
     Args:
         path: The file.
+        order: The order of the channels that the dataloader gives, ``'bgr'`` or ``'rgb'``.
         engine: ``'onnxruntime'`` or ``'openvino'``; by default the one that is installed.
 
     Raises:
         UsageError: If it cannot be run here, or is a backbone.
     """
 
-    def __init__(self, path: str, engine: str | None = None) -> None:
+    def __init__(self, path: str, order: str, engine: str | None = None) -> None:
         super().__init__()
+        self._is_bgr = order == "bgr"
         try:
             self.engine = open_engine(path, engine)
         except (FileNotFoundError, RuntimeFileError) as error:
@@ -36,21 +39,27 @@ class ExportedModel(BaseModel):
         if self.facts["task"] == "features":
             raise UsageError(f"{path} is a backbone alone, which has no metric.")
 
-    def forward(self, *args: Any, **kwargs: Any) -> None:
-        """Not there: a file is tested alone."""
-        raise NotImplementedError("An exported model has test_step alone.")
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that it finds; empty if the file has none."""
+        return list(self.facts.get("classes") or [])
 
     def test_step(self, data: dict) -> list:
-        """Predict a batch.
+        """Predict a batch of a dataloader, which holds the arguments of :meth:`forward`."""
+        return self(data["inputs"], data["data_samples"])
+
+    def forward(self, inputs: Sequence[Tensor], samples: list) -> list:
+        """Predict.
 
         Args:
-            data: Of a dataloader: ``inputs``, images ``(3, H, W)`` in BGR, and ``data_samples``.
+            inputs: Images ``(3, H, W)`` of the dataloader.
+            samples: Their data samples.
 
         Returns:
             The data samples with predictions.
         """
-        images = [image.numpy()[::-1].transpose(1, 2, 0) for image in data["inputs"]]
-        samples = data["data_samples"]
+        step = -1 if self._is_bgr else 1
+        images = [image.numpy()[::step].transpose(1, 2, 0) for image in inputs]
         if self.facts["task"] == "classification":
             scores = self.engine(dict(images=np.stack(images)))["scores"]
             for sample, score in zip(samples, torch.from_numpy(scores), strict=True):

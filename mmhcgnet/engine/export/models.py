@@ -46,9 +46,9 @@ class Exported:
 
 
 class _Detector(nn.Module):
-    def __init__(self, detector: nn.Module, head: nn.Module) -> None:
+    def __init__(self, detector: nn.Module, head: nn.Module, order: str) -> None:
         super().__init__()
-        self.normalize = Normalize(detector.data_preprocessor)
+        self.normalize = Normalize(detector.data_preprocessor, order)
         self.detector, self.head = detector, head
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
@@ -57,9 +57,9 @@ class _Detector(nn.Module):
 
 
 class _Classifier(nn.Module):
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, order: str) -> None:
         super().__init__()
-        self.normalize = Normalize(classifier.data_preprocessor)
+        self.normalize = Normalize(classifier.data_preprocessor, order)
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
@@ -67,27 +67,29 @@ class _Classifier(nn.Module):
 
 
 class _Backbone(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, order: str) -> None:
         super().__init__()
-        self.normalize = Normalize(model.data_preprocessor)
+        self.normalize = Normalize(model.data_preprocessor, order)
         self.backbone = model.backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.backbone(self.normalize(images))
 
 
-def export_model(model: nn.Module) -> Exported:
+def export_model(model: nn.Module, order: str = "bgr") -> Exported:
     """Prepare a detector of MMDetection or a classifier of MMPretrain, which is used up.
 
     Args:
         model: The model, in eval mode on the CPU.
+        order: The order of the channels that its data preprocessor is given in a test: ``'bgr'`` of
+            pipelines that load files, ``'rgb'`` of data sets that hold images.
 
     Raises:
         UsageError: If a part of it cannot be exported; the message names it.
     """
     kinds = {kind.__name__: kind for kind in type(model).__mro__}
     if "BaseDetector" in kinds:
-        return _export_detector(model, kinds)
+        return _export_detector(model, kinds, order)
     if "ImageClassifier" not in kinds:
         raise UsageError(
             f"The model {type(model).__name__} cannot be exported: only detectors of MMDetection "
@@ -96,7 +98,7 @@ def export_model(model: nn.Module) -> Exported:
     _check_classification_head(model)
     simplify(model)
     names = {"scores": {0: "images"}}
-    return Exported(_Classifier(model).eval(), "classification", ("images",), names, {})
+    return Exported(_Classifier(model, order).eval(), "classification", ("images",), names, {})
 
 
 def _check_classification_head(model: nn.Module) -> None:
@@ -110,7 +112,7 @@ def _check_classification_head(model: nn.Module) -> None:
         )
 
 
-def _export_detector(model: nn.Module, kinds: dict[str, type]) -> Exported:
+def _export_detector(model: nn.Module, kinds: dict[str, type], order: str) -> Exported:
     from .dense import Dense
     from .two_stage import TwoStage
 
@@ -129,21 +131,23 @@ def _export_detector(model: nn.Module, kinds: dict[str, type]) -> Exported:
     if getattr(head, "has_masks", False):
         names["masks"] = {0: "images"}
         facts["mask_threshold"] = head.cfg.mask_thr_binary
-    return Exported(_Detector(model, head).eval(), "detection", ("images", "sizes"), names, facts)
+    detector = _Detector(model, head, order).eval()
+    return Exported(detector, "detection", ("images", "sizes"), names, facts)
 
 
-def export_backbone(model: nn.Module) -> Exported:
+def export_backbone(model: nn.Module, order: str = "bgr") -> Exported:
     """Prepare the backbone of a model alone, with all its maps; the model is used up.
 
     Args:
         model: A detector or a classifier, in eval mode on the CPU.
+        order: As of :func:`export_model`.
 
     Raises:
         UsageError: If it has no backbone, or another data preprocessor than can be exported.
     """
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise UsageError(f"The model {type(model).__name__} has no backbone.")
-    exported = _Backbone(model).eval()
+    exported = _Backbone(model, order).eval()
     simplify(exported)
     with torch.no_grad():
         maps = exported(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))

@@ -6,10 +6,14 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmhcgnet.config_dicts import type_name
+from mmhcgnet.engine.configs import tested_pipeline
+
 # They read and pack, which whoever runs a file does in their own way.
 NEUTRAL = (
     "LoadImageFromFile",
     "LoadAnnotations",
+    "LoadPanopticAnnotations",
     "LoadImageFromNDArray",
     "PackDetInputs",
     "PackInputs",
@@ -26,12 +30,12 @@ def describe_pipeline(cfg: Config) -> dict[str, Any]:
         ``steps``, a list of ``resize``, ``resize_edge`` and ``center_crop`` with their arguments;
         or, if the config does something else, None and ``unknown_step``, the first such thing.
     """
-    pipeline = _find_pipeline(cfg)
-    if pipeline is None:
+    pipeline = tested_pipeline(cfg)
+    if not pipeline:
         return dict(steps=None, unknown_step="a pipeline that the config does not have")
     steps = []
     for transform in pipeline:
-        kind = str(transform.get("type")).rpartition(".")[2]
+        kind = type_name(transform)
         if kind in NEUTRAL:
             continue
         step = _describe(kind, dict(transform))
@@ -39,13 +43,6 @@ def describe_pipeline(cfg: Config) -> dict[str, Any]:
             return dict(steps=None, unknown_step=kind)
         steps.append(step)
     return dict(steps=steps)
-
-
-def _find_pipeline(cfg: Config) -> list | None:
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
-    while "pipeline" not in dataset and isinstance(dataset.get("dataset"), dict):
-        dataset = dataset["dataset"]
-    return dataset.get("pipeline", cfg.get("test_pipeline"))
 
 
 def _describe(kind: str, transform: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,23 +14,25 @@ class Normalize(nn.Module):
     Args:
         preprocessor: MMDetection's ``DetDataPreprocessor`` or MMPretrain's
             ``ClsDataPreprocessor``.
+        order: The order of the channels that it is given in a test, ``'bgr'`` or ``'rgb'``.
 
     Raises:
         UsageError: If it is another one.
     """
 
-    def __init__(self, preprocessor: nn.Module) -> None:
+    def __init__(self, preprocessor: nn.Module, order: str) -> None:
         super().__init__()
         kind = type(preprocessor).__name__
         if kind == "DetDataPreprocessor":
-            self.flips = not preprocessor._channel_conversion
+            converts = preprocessor._channel_conversion
         elif kind == "ClsDataPreprocessor":
-            self.flips = not preprocessor.to_rgb
+            converts = preprocessor.to_rgb
         else:
             raise UsageError(
                 f"The data preprocessor {kind} cannot be exported: only DetDataPreprocessor and "
                 "ClsDataPreprocessor can."
             )
+        self.flips = bool(converts) == (order == "rgb")
         self.pad_value = float(preprocessor.pad_value)
         self.normalizes = preprocessor._enable_normalize
         if self.normalizes:

@@ -14,41 +14,68 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmhcgnet.checkpoints import Checkpoint
+from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.models import unwrapped
+from mmhcgnet.errors import UsageError
 
 
 @HOOKS.register_module()
 class ClassOrderHook(Hook):
-    """Compare the classes that a tested checkpoint was trained on with those of the tested set.
+    """Compare the classes that a tested model was trained on with those of the tested set.
 
-    A model predicts numbers, and a checkpoint says what they were called. The same names in
-    another order are mapped, so that metrics and drawings are right; of other names it warns.
+    A model predicts numbers, and a checkpoint or an exported file says what they were called. The
+    same names in another order are mapped, so that metrics and drawings are right; of other names
+    it warns, and refuses an exported file with another number of them.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare, and map what the model will predict."""
-        if not isinstance(runner._test_loop, BaseLoop):
+        """Compare with the checkpoint's, and map what the model will predict."""
+        if isinstance(runner._test_loop, BaseLoop):
+            _compare(runner, Checkpoint(checkpoint, "").classes, "checkpoint")
+
+    def before_test(self, runner: Runner) -> None:
+        """Compare with an exported file's, for which no checkpoint is loaded.
+
+        Raises:
+            UsageError: If it has another number of classes.
+        """
+        model = unwrapped(runner.model)
+        if not isinstance(model, ExportedModel):
             return
-        metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
-        tested = metainfo.get("classes") if isinstance(metainfo, dict) else None
-        trained = Checkpoint(checkpoint, "").classes
-        if not tested or not trained or list(tested) == trained:
-            return
-        if len(set(trained)) == len(trained) and sorted(trained) == sorted(map(str, tested)):
-            print_log(
-                f"The checkpoint was trained on the classes {_few(trained)}, and the test set "
-                f"has them in another order, {_few(tested)}: predictions are mapped by name.",
-                "current",
-                logging.WARNING,
+        trained, tested = model.classes, _tested_classes(runner)
+        if tested and trained and len(tested) != len(trained):
+            raise UsageError(
+                f"The exported model finds {len(trained)} classes ({_few(trained)}), and the test "
+                f"set has {len(tested)} ({_few(tested)}): test it with the config that it was "
+                "exported with."
             )
-            _map_predictions(runner.model, [trained.index(name) for name in tested])
-        else:
-            print_log(
-                f"The checkpoint was trained on other classes than the test set has "
-                f"({_few(trained)} and {_few(tested)}): the metrics compare them by number.",
-                "current",
-                logging.WARNING,
-            )
+        _compare(runner, trained, "exported model")
+
+
+def _tested_classes(runner: Runner) -> Sequence[str]:
+    metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
+    return (metainfo.get("classes") if isinstance(metainfo, dict) else None) or ()
+
+
+def _compare(runner: Runner, trained: list[str], what: str) -> None:
+    tested = _tested_classes(runner)
+    if not tested or not trained or list(tested) == trained:
+        return
+    if len(set(trained)) == len(trained) and sorted(trained) == sorted(map(str, tested)):
+        print_log(
+            f"The {what} was trained on the classes {_few(trained)}, and the test set "
+            f"has them in another order, {_few(tested)}: predictions are mapped by name.",
+            "current",
+            logging.WARNING,
+        )
+        _map_predictions(runner.model, [trained.index(name) for name in tested])
+    else:
+        print_log(
+            f"The {what} was trained on other classes than the test set has "
+            f"({_few(trained)} and {_few(tested)}): the metrics compare them by number.",
+            "current",
+            logging.WARNING,
+        )
 
 
 def _few(names: Sequence[str]) -> str:

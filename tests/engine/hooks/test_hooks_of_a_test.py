@@ -13,7 +13,9 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmhcgnet import ClassOrderHook, HCGNet, ImageNameHook, UntrainedNormHook
+from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.hooks.untrained_norm_hook import untrained_norms
+from mmhcgnet.errors import UsageError
 
 TRAINED = ("cat", "dog", "eel")
 
@@ -100,6 +102,53 @@ def test_other_classes_are_told_and_not_refused(tested, words, monkeypatch):
     if words != "in another order":
         (sample,) = model(None, mode="predict")
         assert sample.pred_instances.labels.tolist() == [0, 1, 2]
+
+
+class Exported(ExportedModel):
+    """A file that finds one object of each class, or the last class."""
+
+    def __init__(self, task, classes):
+        BaseModel.__init__(self)
+        self._is_bgr, self.engine = True, self.compute
+        self.facts = dict(task=task, classes=classes, pad_divisor=1)
+
+    def compute(self, inputs):
+        if "sizes" not in inputs:
+            return dict(scores=np.float32([[0.1, 0.2, 0.7]]))
+        boxes = np.zeros((1, 3, 4), np.float32)
+        return dict(boxes=boxes, scores=np.ones((1, 3)), labels=np.arange(3)[None])
+
+
+def predict_exported(task, classes, tested):
+    model = Exported(task, classes)
+    loop = Loop(SimpleNamespace(metainfo=dict(classes=tested)))
+    runner = SimpleNamespace(model=model, _test_loop=loop, test_loop=loop)
+    ClassOrderHook().before_test(runner)
+    sample = DetDataSample(metainfo=dict(scale_factor=(1, 1))) if task == "detection" else None
+    inputs = [torch.zeros(3, 4, 4, dtype=torch.uint8)]
+    (sample,) = model.test_step(dict(inputs=inputs, data_samples=[sample or DataSample()]))
+    return sample
+
+
+@pytest.mark.parametrize("tested", [("dog", "cat", "eel"), ("eel", "cat", "dog"), TRAINED])
+def test_an_exported_file_is_mapped_to_the_order_of_the_tested_set(tested):
+    sample = predict_exported("detection", TRAINED, tested)
+    assert [tested[label] for label in sample.pred_instances.labels] == list(TRAINED)
+    sample = predict_exported("classification", TRAINED, tested)
+    assert tested[int(sample.pred_label)] == tested[int(sample.pred_score.argmax())] == "eel"
+
+
+def test_an_exported_file_with_other_classes(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "mmhcgnet.engine.hooks.class_order_hook.print_log", lambda text, *_: told.append(text)
+    )
+    for classes, tested in ((None, ("b", "a", "c")), (TRAINED, ("cat", "dog", "rat"))):
+        sample = predict_exported("detection", classes, tested)
+        assert sample.pred_instances.labels.tolist() == [0, 1, 2]
+    assert len(told) == 1 and "exported model was trained on other classes" in told[0]
+    with pytest.raises(UsageError, match=r"finds 3 classes \(cat, dog, eel\), .* has 2 \(a, b\)"):
+        predict_exported("detection", TRAINED, ("a", "b"))
 
 
 @pytest.mark.parametrize("meta", [None, {}, dict(dataset_meta=None), dict(dataset_meta={})])
