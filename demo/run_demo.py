@@ -164,16 +164,23 @@ def main() -> None:
         action="store_true",
         help="train nothing: show the small network that ships with its weights",
     )
-    parser.add_argument("--work-dir", default="work_dirs/demo", help="where the results go")
+    parser.add_argument(
+        "--work-dir", help="where the results go (default: work_dirs/demo in the checkout)"
+    )
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="lowest score that is drawn (default: 0.5)"
     )
     args = parser.parse_args()
+    # What was given is meant from here; the defaults, names and what was made before, from there.
+    if args.work_dir:
+        args.work_dir = os.path.abspath(args.work_dir)
+    if os.path.exists(args.config):
+        args.config = os.path.abspath(args.config)
     os.chdir(Path(__file__).resolve().parent.parent)
     if ops_lack_the_gpu():
         print("MMCV's ops were compiled without CUDA: the demo runs on the CPU.")
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    work_dir = Path(args.work_dir)
+    work_dir = Path(args.work_dir or "work_dirs/demo")
 
     run(
         "1/4 Data: 4,200 images to learn from, 200 to test on (about a minute)",

@@ -7,9 +7,15 @@ other config.
 
 from __future__ import annotations
 
+import inspect
+import logging
+
 from mmengine.config import Config
+from mmengine.logging import print_log
+from torch.utils.data import IterableDataset
 
 from mmhcgnet.config_dicts import type_name
+from mmhcgnet.engine.configs import dataset_class
 from mmhcgnet.paths import shipped_path
 
 
@@ -17,7 +23,7 @@ def set_guards(cfg: Config, replaced: list[str] | None = None) -> None:
     """Guard a run: loading, saving, resuming, data and losses.
 
     Hooks and loops of another type than MMEngine's own, and hooks that the config sets to ``None``,
-    stay as they are.
+    stay as they are. So does the loop over a data set that draws its samples itself.
 
     Args:
         cfg: The config, changed in place.
@@ -41,8 +47,22 @@ def set_guards(cfg: Config, replaced: list[str] | None = None) -> None:
         by_epoch = loop.pop("by_epoch", True)
         loop.setdefault("type", "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop")
         own = dict(EpochBasedTrainLoop=loops.epochs, IterBasedTrainLoop=loops.iterations)
-        loop["type"] = own.get(type_name(loop), loop)["type"]
+        if not _draws_by_itself(cfg):
+            loop["type"] = own.get(type_name(loop), loop)["type"]
+        elif type_name(loop) in own:
+            print_log(
+                "The training data set draws its samples by itself: a resumed run begins with its "
+                "first one again, and is not the same as one that was not interrupted.",
+                "current",
+                logging.WARNING,
+            )
     if replaced:
         for hook in [*hooks.values(), *custom]:
             if type_name(hook) == type_name(guards.strict_load):
                 hook["replaced"] = list(replaced)
+
+
+def _draws_by_itself(cfg: Config) -> bool:
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    kind = dataset_class(cfg, dataset) if isinstance(dataset, dict) else type(dataset)
+    return inspect.isclass(kind) and issubclass(kind, IterableDataset)

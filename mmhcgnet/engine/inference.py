@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime.images import read
 
-from .configs import loads_files, tested_dataset, tested_pipeline
+from .configs import dataset_class, loads_files, tested_dataset, tested_pipeline
 from .models import load_model
 
 # The image is there, and has no annotations.
@@ -90,10 +90,7 @@ class TorchPredictor:
 def class_names(cfg: Config, checkpoint: str) -> list[str]:
     """Name the classes, as the checkpoint does or the data of a config; empty if neither does."""
     dataset = tested_dataset(cfg)
-    kind = dataset.get("type")
-    if isinstance(kind, str):  # in MMEngine's newer configs it is the class
-        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-            kind = registry.get(kind)
+    kind = dataset_class(cfg, dataset)
     metainfo = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
     named = Checkpoint.open(checkpoint, in_full=False).classes or metainfo.get("classes")
     return [str(name) for name in named or ()]

@@ -14,6 +14,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhcgnet.errors import UsageError
+
 from .layers import build_act, build_conv, build_norm
 
 
@@ -124,7 +126,7 @@ def needs_two_vectors(norm: nn.Module) -> bool:
 @torch.fx.wrap
 def _check_two_vectors(z: Tensor) -> None:
     if z.shape[0] == 1:
-        raise ValueError(
+        raise UsageError(
             "HCGNet cannot train on a batch of one image while the BatchNorm of its gates uses "
             "batch statistics: use a larger batch (drop_last=True keeps the last one whole), "
             "norm_eval=True, SyncBN over several processes, or another norm_cfg such as "

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
+from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader
+from torch.utils.data import IterableDataset
 
 import mmhcgnet
 from mmhcgnet.cli.default_hooks import set_guards
@@ -58,6 +60,19 @@ def test_any_other_config_gets_them(train_cfg, loop):
     set_guards(cfg)
     assert set(types(cfg)) == GUARDS
     assert cfg.train_cfg.type == loop and "by_epoch" not in cfg.train_cfg
+
+
+class Stream(IterableDataset):
+    """What draws its samples by itself."""
+
+
+@pytest.mark.parametrize("kind", [Stream, "Stream"])
+def test_a_stream_keeps_the_loop_that_can_read_it(kind):
+    DATASETS.register_module(module=Stream, force=True)
+    loop = dict(type="IterBasedTrainLoop", max_iters=2)
+    cfg = Config(dict(train_cfg=loop, train_dataloader=dict(dataset=dict(type=kind))))
+    set_guards(cfg)
+    assert set(types(cfg)) == GUARDS and cfg.train_cfg.type == "IterBasedTrainLoop"
 
 
 def test_options_of_hooks_stay():

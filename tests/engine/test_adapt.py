@@ -347,3 +347,11 @@ def test_strings_are_written_as_they_are():
     names: dict = {}
     exec(text, names)
     assert names["model"]["backbone"]["init_cfg"]["checkpoint"] == 'it\'s "mine".pth'
+
+
+def test_infinity_is_written_as_it_is():
+    cfg = shipped("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    adapted, _ = adapt_config(cfg, pretrained="a.pth", ranges=((0, 1.5), (1.5, float("inf"))))
+    names: dict = {}
+    exec(write_child("base.py", cfg, adapted), names)
+    assert names["model"]["backbone"]["ranges"] == ((0, 1.5), (1.5, float("inf")))

@@ -79,8 +79,9 @@ def test_an_adapted_config_trains(start, warm, tmp_path):
         (["nothing::a.py"], "needs the package nothing, which is not installed"),
         (["mmdet::yolox/yolox_s_8xb8-300e_coco.py"], "has none of ResNet"),
         (["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "--backbone", "x"], "form key=value"),
+        (["mmdet::x.py", "-o", "my_config"], "ends in .py, not my_config"),
     ],
-    ids=["no config", "no package", "no ResNet", "no option"],
+    ids=["no config", "no package", "no ResNet", "no option", "no suffix"],
 )
 def test_mistakes_are_one_sentence(start, tmp_path, arguments, reason):
     out = tmp_path / "my_config.py"

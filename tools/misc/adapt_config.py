@@ -34,6 +34,8 @@ def adapt(args: argparse.Namespace) -> None:
     """Write the config and say what it changes."""
     from mmhcgnet import cli
 
+    if not args.out.endswith(".py"):
+        raise cli.UsageError(f"A config is written to a file that ends in .py, not {args.out}.")
     backbone = cli.parse_options(args.backbone)
     cfg = cli.load_config(cli.shipped_config(args.config))
     cli.check_output(args.out, cfg)

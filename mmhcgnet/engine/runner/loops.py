@@ -68,16 +68,20 @@ class _Resumable:
         kinds = {type(sampler).__name__ for sampler in self._samplers()}
         if any("Infinite" in kind or "Source" in kind for kind in kinds):
             return  # all batches are full
-        images, size = len(loader.sampler), loader.batch_size
+        batches = loader.batch_sampler.batch_sampler
+        images = len(getattr(batches, "sampler", loader.sampler))
+        size = getattr(batches, "batch_size", None)
         if not len(loader):
             raise UsageError(
                 f"The train_dataloader has no batch: its data set has {images} images for this "
                 f"process, and drop_last=True leaves out a batch of less than batch_size={size}: "
                 "set a smaller train_dataloader.batch_size, or train_dataloader.drop_last=False."
             )
-        if not isinstance(size, int) or (images % size != 1 if size > 1 else images == 0):
+        if type(batches).__name__ not in ("BatchSampler", "AspectRatioBatchSampler"):
+            return  # who knows how large the batches are
+        if isinstance(loader, GivenBatches) or (images % size != 1 if size > 1 else images == 0):
             return
-        if size > 1 and loader.drop_last:
+        if size > 1 and batches.drop_last:
             return
         mode = self.runner.model.training
         gates = [m for m in self.runner.model.train().modules() if isinstance(m, Gate)]

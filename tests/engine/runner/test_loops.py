@@ -1,15 +1,16 @@
 import inspect
 import logging
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import HOOKS
+from mmengine.registry import DATA_SAMPLERS, HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from mmhcgnet import HCGNet
 from mmhcgnet.checkpoints import use_safe_loader
@@ -293,11 +294,13 @@ class Gated(BaseModel):
         return dict(loss=sum(p.sum() for p in self.parameters()) * 0)
 
 
-def start(tmp_path, images, batch_size, drop_last=False, model=None, loop=EPOCHS, sampler=None):
+def start(tmp_path, images, batch_size, drop_last=False, model=None, loop=EPOCHS, **kinds):
     dataset = Numbers(images)
-    kind = sampler or "DefaultSampler"
+    kind = kinds.get("sampler", "DefaultSampler")
     loader = dict(dataset=dataset, batch_size=batch_size, num_workers=0, drop_last=drop_last)
     loader["sampler"] = dict(type=kind, shuffle=True)
+    if "batches" in kinds:
+        loader["batch_sampler"] = dict(type=kinds["batches"], drop_last=loader.pop("drop_last"))
     runner = Runner(
         model or Gated(),
         str(tmp_path),
@@ -315,6 +318,22 @@ def start(tmp_path, images, batch_size, drop_last=False, model=None, loop=EPOCHS
 def test_a_batch_of_one_image_is_told_at_the_start(tmp_path, loop, images, size, drop_last):
     with pytest.raises(UsageError, match="cannot train on a batch of one image, as "):
         start(tmp_path, images, size, drop_last, loop=loop)
+
+
+@pytest.mark.parametrize("images, drop_last, told", [(9, False, True), (9, True, False), (8, 0, 0)])
+def test_so_is_one_of_mmdetections_batch_sampler(tmp_path, images, drop_last, told):
+    match = "cannot train on a batch of one image, as the last batch of 9 images"
+    with pytest.raises(UsageError, match=match) if told else nullcontext():
+        start(tmp_path, images, 4, drop_last, batches="mmdet.AspectRatioBatchSampler")
+
+
+class Ones(BatchSampler):
+    """As one that sorts images otherwise: the size is the largest."""
+
+
+def test_batches_of_unknown_size_pass(tmp_path):
+    DATA_SAMPLERS.register_module(module=Ones, force=True)
+    start(tmp_path, 9, 4, batches="Ones")
 
 
 @pytest.mark.parametrize(
