@@ -264,7 +264,8 @@ def set_test_time_augmentation(cfg: Config) -> None:
     To be called after :func:`set_visualization`.
 
     Raises:
-        UsageError: If the toolbox cannot draw the images or merge what the model predicts.
+        UsageError: If the toolbox cannot draw the images or merge what the model predicts, or a
+            data set has no pipeline.
     """
     detection = toolbox(cfg) == "mmdet"
     drawing = (cfg.get("default_hooks") or {}).get("visualization") or {}
@@ -274,9 +275,6 @@ def set_test_time_augmentation(cfg: Config) -> None:
         )
     if detection and "mask_head" in (cfg.model.get("roi_head") or {}):
         _drop_mask_head(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
     if "tta_model" not in cfg:
         if not detection:
             cfg.tta_model = dict(type="mmpretrain.AverageClsScoreTTA")
@@ -288,16 +286,36 @@ def set_test_time_augmentation(cfg: Config) -> None:
         else:
             nms = dict(type="nms", iou_threshold=0.5)
             cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
-    if "tta_pipeline" not in cfg:
-        *pipeline, pack = deepcopy(dataset.pipeline)
-        if detection:
-            meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
-            pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
-        flip = "mmdet.RandomFlip" if detection else "RandomFlip"
-        flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
-        cfg.tta_pipeline = [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in _unwrapped_datasets(cfg.test_dataloader.dataset):
+        own = cfg.get("tta_pipeline")
+        dataset.pipeline = deepcopy(own) if own else _with_flips(dataset, detection)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _unwrapped_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets in wrappers, which repeat or concatenate them."""
+    inner = [dataset[key] for key in ("dataset", "datasets") if dataset.get(key)]
+    if not inner:
+        yield dataset
+    for held in inner:
+        for child in held if isinstance(held, list | tuple) else [held]:
+            yield from _unwrapped_datasets(child)
+
+
+def _with_flips(dataset: ConfigDict, detection: bool) -> list[dict]:
+    """The pipeline of a data set, which gives each image as it is and flipped."""
+    if not dataset.get("pipeline"):
+        raise UsageError(
+            f"--tta flips images in the pipeline of a test set, and {type_name(dataset)} has none "
+            "in the config: give it one, or a tta_pipeline to the config."
+        )
+    *pipeline, pack = deepcopy(dataset.pipeline)
+    if detection:
+        meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+        pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
+    flip = "mmdet.RandomFlip" if detection else "RandomFlip"
+    flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
+    return [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
 
 
 def _drop_mask_head(cfg: Config) -> None:

@@ -232,6 +232,44 @@ def test_the_configs_own_test_time_augmentation_is_used():
     assert cfg.test_dataloader.dataset.dataset.pipeline == [dict(type="OwnTransform")]
 
 
+def concatenated(*sizes):
+    """A detector that is tested on several sets, the last of them wrapped once more."""
+    sets = [
+        dict(
+            type="CocoDataset", pipeline=[dict(type="Resize", scale=n), dict(type="PackDetInputs")]
+        )
+        for n in sizes
+    ]
+    sets[-1] = dict(type="RepeatDataset", times=1, dataset=sets[-1])
+    cfg = detection(type="RetinaNet")
+    cfg.test_dataloader.dataset = dict(type="ConcatDataset", datasets=sets)
+    return cfg
+
+
+def test_each_of_several_test_sets_is_augmented_by_its_own_pipeline():
+    cfg = concatenated(8, 16, 24)
+    set_test_time_augmentation(cfg)
+    first, second, third = cfg.test_dataloader.dataset.datasets
+    pipelines = [first.pipeline, second.pipeline, third.dataset.pipeline]
+    assert [resize.scale for resize, _ in pipelines] == [8, 16, 24]
+    assert {augment.type for _, augment in pipelines} == {"TestTimeAug"}
+    assert "pipeline" not in cfg.test_dataloader.dataset and "pipeline" not in third
+
+    cfg = concatenated(8, 16)
+    cfg.tta_pipeline = [dict(type="OwnTransform")]
+    set_test_time_augmentation(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    assert first.pipeline == second.dataset.pipeline == cfg.tta_pipeline
+
+
+@pytest.mark.parametrize("given", [dict(), dict(pipeline=None), dict(pipeline=[])])
+def test_a_test_set_without_a_pipeline_cannot_be_augmented(given):
+    cfg = concatenated(8, 16)
+    cfg.test_dataloader.dataset.datasets[0] = ConfigDict(type="mmdet.OwnDataset", **given)
+    with pytest.raises(UsageError, match="OwnDataset has none in the config"):
+        set_test_time_augmentation(cfg)
+
+
 def test_mmpretrain_cannot_draw_augmented_images():
     cfg = Config(dict(default_scope="mmpretrain", model=dict()))
     cfg.default_hooks = dict(visualization=dict(type="VisualizationHook"))
