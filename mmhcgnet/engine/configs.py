@@ -159,14 +159,17 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     check_config_path(path)
     try:
         cfg = Config.fromfile(path)
+        _expand_home(cfg._cfg_dict)  # which also imports the classes that a new-style config names
     except Exception as error:  # a config is a program, which can fail in any way
         for package in TOOLBOXES:
             # MMEngine would have one install the upstream package, next to whichever line is there.
-            if f"{package} is not installed" in str(error):
+            said = (f"{package} is not installed", f"No module named '{package}'")
+            if any(text in str(error) for text in said):
                 raise toolbox_missing(path, package) from error
         place = _failed_place(error, path)
         raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
     options = parse_options(cfg_options or [])
+    _expand_home(options)
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
@@ -174,7 +177,6 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         raise UsageError(
             f"The options {given} do not fit the config {path}: {_one_line(error)}"
         ) from error
-    _expand_home(cfg._cfg_dict)
     return cfg
 
 

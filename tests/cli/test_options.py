@@ -557,6 +557,21 @@ def test_a_detector_of_the_new_style_is_refused_what_the_cpu_cannot_do(new_style
         check_ops(new_style)
 
 
+def test_a_class_that_cannot_be_imported_is_reported_in_one_sentence(tmp_path):
+    path = tmp_path / "new.py"
+    (tmp_path / "runtime.py").write_text("default_scope = None\n")
+    runtime = (
+        "from mmengine.config import read_base\nwith read_base():\n    from .runtime import *\n"
+    )
+    for package, words in (
+        ("mmseg", "needs MMSegmentation"),
+        ("nowhere", "cannot be read: .*nowhere"),
+    ):
+        path.write_text(f"{runtime}from {package}.models import Own\nmodel = dict(type=Own)\n")
+        with pytest.raises(UsageError, match=words):
+            load_config(str(path))
+
+
 def test_a_toolbox_that_is_missing_is_named_by_the_model_alone():
     with pytest.raises(UsageError, match="MMSegmentation, which is not installed"):
         check_sections(Config(dict(model=dict(type="mmseg.EncoderDecoder"))), "model")
