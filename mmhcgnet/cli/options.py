@@ -18,6 +18,7 @@ from mmengine.registry import METRICS
 from mmhcgnet.checkpoints.checkpoint import find_file
 from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.config_dicts import nested_dicts, type_name
+from mmhcgnet.engine.configs import toolbox
 from mmhcgnet.errors import UsageError
 
 from .launch import launched_rank
@@ -152,7 +153,7 @@ def set_amp_training(cfg: Config) -> None:
     if kind not in ("", "OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper"):
         raise UsageError(f"--amp cannot replace the optimizer wrapper {kind}: leave --amp out.")
     if get_device() == "cpu":
-        if cfg.get("default_scope") == "mmdet":
+        if toolbox(cfg) == "mmdet":
             raise UsageError(
                 "--amp trains a detector on a GPU only, and this machine has none: leave --amp out."
             )
@@ -192,7 +193,7 @@ def set_amp_testing(cfg: Config, amp: bool) -> None:
 
 
 def _check_amp_detection(cfg: Config, section: str, advice: str = "") -> None:
-    detection = cfg.get("default_scope") == "mmdet"
+    detection = toolbox(cfg) == "mmdet"
     if detection and (cfg.get(section) or {}).get("fp16") and get_device() == "cpu":
         raise UsageError(
             "A detector runs in mixed precision on a GPU only, and this machine has none: "
@@ -247,7 +248,7 @@ def set_visualization(
             "--show and --show-dir need default_hooks.visualization in the config, a "
             "DetVisualizationHook (detection) or VisualizationHook (classification)."
         )
-    if cfg.get("default_scope") == "mmdet":
+    if toolbox(cfg) == "mmdet":
         hook.update(draw=True, show=show, wait_time=wait_time, test_out_dir=show_dir)
     else:
         hook.update(
@@ -263,9 +264,10 @@ def set_test_time_augmentation(cfg: Config) -> None:
     To be called after :func:`set_visualization`.
 
     Raises:
-        UsageError: If the toolbox cannot draw the images or merge what the model predicts.
+        UsageError: If the toolbox cannot draw the images or merge what the model predicts, or a
+            data set has no pipeline.
     """
-    detection = cfg.get("default_scope") == "mmdet"
+    detection = toolbox(cfg) == "mmdet"
     drawing = (cfg.get("default_hooks") or {}).get("visualization") or {}
     if not detection and drawing.get("enable"):
         raise UsageError(
@@ -273,9 +275,6 @@ def set_test_time_augmentation(cfg: Config) -> None:
         )
     if detection and "mask_head" in (cfg.model.get("roi_head") or {}):
         _drop_mask_head(cfg)
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
     if "tta_model" not in cfg:
         if not detection:
             cfg.tta_model = dict(type="mmpretrain.AverageClsScoreTTA")
@@ -286,16 +285,37 @@ def set_test_time_augmentation(cfg: Config) -> None:
             )
         else:
             nms = dict(type="nms", iou_threshold=0.5)
-            cfg.tta_model = dict(type="DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
-    if "tta_pipeline" not in cfg:
-        *pipeline, pack = deepcopy(dataset.pipeline)
-        if detection:
-            meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
-            pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
-        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
-        cfg.tta_pipeline = [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
-    dataset.pipeline = cfg.tta_pipeline
+            cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+    for dataset in _unwrapped_datasets(cfg.test_dataloader.dataset):
+        own = cfg.get("tta_pipeline")
+        dataset.pipeline = deepcopy(own) if own else _with_flips(dataset, detection)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _unwrapped_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets in wrappers, which repeat or concatenate them."""
+    inner = [dataset[key] for key in ("dataset", "datasets") if dataset.get(key)]
+    if not inner:
+        yield dataset
+    for held in inner:
+        for child in held if isinstance(held, list | tuple) else [held]:
+            yield from _unwrapped_datasets(child)
+
+
+def _with_flips(dataset: ConfigDict, detection: bool) -> list[dict]:
+    """The pipeline of a data set, which gives each image as it is and flipped."""
+    if not dataset.get("pipeline"):
+        raise UsageError(
+            f"--tta flips images in the pipeline of a test set, and {type_name(dataset)} has none "
+            "in the config: give it one, or a tta_pipeline to the config."
+        )
+    *pipeline, pack = deepcopy(dataset.pipeline)
+    if detection:
+        meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
+        pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
+    flip = "mmdet.RandomFlip" if detection else "RandomFlip"
+    flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
+    return [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
 
 
 def _drop_mask_head(cfg: Config) -> None:
@@ -338,7 +358,7 @@ def decide_out_item(out: str | None, out_item: str | None) -> str | None:
 def dump_predictions(cfg: Config, evaluator: Evaluator, path: str) -> None:
     """Let a test write its predictions to a file."""
     # MMDetection's own dump packs masks as RLE.
-    kind = "mmdet.DumpDetResults" if cfg.get("default_scope") == "mmdet" else "DumpResults"
+    kind = "mmdet.DumpDetResults" if toolbox(cfg) == "mmdet" else "DumpResults"
     evaluator.metrics.append(METRICS.build(dict(type=kind, out_file_path=path)))
 
 

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.checkpoints.sources import open_ahead
 from mmhcgnet.config_dicts import nested_dicts, type_name
-from mmhcgnet.engine.configs import has_deployed_hcgnet, ops_lack_the_gpu
+from mmhcgnet.engine.configs import has_deployed_hcgnet, ops_lack_the_gpu, toolbox
 from mmhcgnet.errors import UsageError
 from mmhcgnet.models.pretrained import check_covers, check_pretrained_path
 from mmhcgnet.paths import is_local
@@ -56,7 +56,7 @@ def check_ops(cfg: Config) -> None:
     Raises:
         UsageError: If there is a GPU and MMCV's ops are for the CPU alone.
     """
-    if cfg.get("default_scope") == "mmdet" and ops_lack_the_gpu():
+    if toolbox(cfg) == "mmdet" and ops_lack_the_gpu():
         raise UsageError(
             "MMCV's ops were compiled without CUDA, so a detector cannot use this machine's GPU: "
             "set CUDA_VISIBLE_DEVICES='' to run on the CPU, or compile MMCV again where nvcc is."

@@ -28,6 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mmhcgnet.engine.configs import toolbox
 from mmhcgnet.errors import readable
 
 from .launch import launched_rank
@@ -102,7 +103,7 @@ def leave_out_noise(cfg: Config) -> None:
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):
-            importlib.import_module(f"{cfg.get('default_scope', 'mmengine')}.datasets")
+            importlib.import_module(f"{toolbox(cfg) or 'mmengine'}.datasets")
     except ImportError:  # whoever needs it says so
         pass
     finally:

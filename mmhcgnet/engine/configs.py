@@ -7,7 +7,7 @@ import re
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,8 @@ _HAS_MODEL = re.compile(
 )
 
 TOOLBOXES = dict(mmdet="MMDetection", mmpretrain="MMPretrain", mmseg="MMSegmentation")
+# Keys by which a model holds another one, as for test-time augmentation or with few labels.
+_HELD_MODELS = ("module", "detector", "model", "architecture", "student", "teacher")
 # Seconds after which a silent worker of a dataloader ends the run.
 WORKER_TIMEOUT = 300
 
@@ -83,7 +85,7 @@ def check_sections(cfg: Config, *names: str) -> None:
     """Check that a config has the sections that a script needs.
 
     Raises:
-        UsageError: If one is absent, or the package of its ``default_scope`` is not installed.
+        UsageError: If one is absent, or the toolbox that it is for is not installed.
     """
     missing = [name for name in names if cfg.get(name) is None]
     if missing:
@@ -91,9 +93,32 @@ def check_sections(cfg: Config, *names: str) -> None:
             f"The config {cfg.filename} has no {' and no '.join(missing)}: give a complete "
             "config, not one of the parts that others inherit as _base_."
         )
+    package = toolbox(cfg)
+    if package in TOOLBOXES and find_spec(package) is None:
+        raise toolbox_missing(cfg.filename, package)
+
+
+def toolbox(cfg: Config) -> str | None:
+    """The package that a config is for: its ``default_scope``, else where its model comes from.
+
+    Configs of MMEngine's new style, whose types are classes, have no scope.
+    """
     scope = cfg.get("default_scope")
-    if scope in TOOLBOXES and find_spec(scope) is None:
-        raise toolbox_missing(cfg.filename, scope)
+    return scope if scope in TOOLBOXES else next(_toolboxes_of(cfg.get("model")), scope)
+
+
+def _toolboxes_of(model: Any) -> Iterator[str]:
+    """The toolboxes of a model's type and its base classes, then of the models that it holds."""
+    if not isinstance(model, dict):
+        return
+    kind = model.get("type", "")
+    bases = [kind] if isinstance(kind, str) else getattr(kind, "__mro__", [kind])
+    modules = [base if isinstance(base, str) else base.__module__ for base in bases]
+    for name in (model.get("_scope_") or "", *modules):
+        if (package := name.partition(".")[0]) in TOOLBOXES:
+            yield package
+    for key in _HELD_MODELS:
+        yield from _toolboxes_of(model.get(key))
 
 
 def toolbox_missing(config: str, package: str) -> UsageError:
@@ -135,14 +160,17 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
     check_config_path(path)
     try:
         cfg = Config.fromfile(path)
+        _expand_home(cfg._cfg_dict)  # which also imports the classes that a new-style config names
     except Exception as error:  # a config is a program, which can fail in any way
         for package in TOOLBOXES:
             # MMEngine would have one install the upstream package, next to whichever line is there.
-            if f"{package} is not installed" in str(error):
+            said = (f"{package} is not installed", f"No module named '{package}'")
+            if any(text in str(error) for text in said):
                 raise toolbox_missing(path, package) from error
         place = _failed_place(error, path)
         raise UsageError(f"The config {place} cannot be read: {_one_line(error)}") from error
     options = parse_options(cfg_options or [])
+    _expand_home(options)
     try:
         cfg.merge_from_dict(options)
     except Exception as error:  # what does not fit has no common type
@@ -150,7 +178,6 @@ def load_config(path: str, cfg_options: list[str] | None = None) -> Config:
         raise UsageError(
             f"The options {given} do not fit the config {path}: {_one_line(error)}"
         ) from error
-    _expand_home(cfg._cfg_dict)
     return cfg
 
 
@@ -349,7 +376,7 @@ def set_dataloader_defaults(
         loader = cfg.get(name)
         if loader is None:
             continue
-        if cfg.get("default_scope") == "mmpretrain":
+        if toolbox(cfg) == "mmpretrain":
             loader.setdefault("pin_memory", torch.cuda.is_available())
             loader.setdefault("persistent_workers", True)
             loader.setdefault("collate_fn", dict(type="default_collate"))

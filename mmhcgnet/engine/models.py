@@ -18,7 +18,7 @@ from mmhcgnet.checkpoints.strict import load_strictly
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.paths import is_local
 
-from .configs import check_sections, has_deployed_hcgnet
+from .configs import check_sections, has_deployed_hcgnet, toolbox
 
 _UNKNOWN_TYPE = re.compile(r"(?P<name>\S+) is not in the (?P<registry>\S+) registry")
 _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
@@ -27,8 +27,9 @@ _FAILED_TYPE = re.compile(r"Failed to get (?P<name>\S+)$")
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config in its ``default_scope``, without loading weights."""
     model, scope = copy.deepcopy(cfg.model), cfg.get("default_scope")
-    if scope == "mmpretrain":
-        model.setdefault("data_preprocessor", cfg.get("data_preprocessor"))
+    if toolbox(cfg) == "mmpretrain":
+        if cfg.get("data_preprocessor") is not None:
+            model.setdefault("data_preprocessor", cfg.data_preprocessor)
         if "train_cfg" in model:
             model.train_cfg = None  # MMPretrain would report what it does for mixup
     with DefaultScope.overwrite_default_scope(scope):

@@ -2,15 +2,20 @@ import os
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import pytest
 import torch
+from mmdet.models import RetinaNet
 from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.model import PretrainedInit
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, TRANSFORMS
 from mmengine.runner import EpochBasedTrainLoop
+from mmpretrain.models import ImageClassifier
 
 from mmhcgnet import HCGNet, NonFiniteHook
 from mmhcgnet.cli.default_hooks import set_guards
@@ -22,6 +27,7 @@ from mmhcgnet.cli.options import (
     claim_work_dir,
     decide_out_item,
     drop_validation,
+    dump_predictions,
     keep_config_copy,
     set_amp_testing,
     set_amp_training,
@@ -31,12 +37,19 @@ from mmhcgnet.cli.options import (
     set_visualization,
     set_work_dir,
 )
-from mmhcgnet.cli.preflight import check_frozen_backbone, check_pretrained_files, check_trainable
+from mmhcgnet.cli.preflight import (
+    check_frozen_backbone,
+    check_ops,
+    check_pretrained_files,
+    check_trainable,
+)
 from mmhcgnet.engine.configs import (
+    check_sections,
     has_deployed_hcgnet,
     load_config,
     parse_value,
     set_dataloader_defaults,
+    toolbox,
 )
 from mmhcgnet.errors import MissingFileError, UsageError
 
@@ -203,7 +216,7 @@ def detection(**model):
 def test_flips_are_the_default_test_time_augmentation():
     cfg = detection(type="RetinaNet")
     set_test_time_augmentation(cfg)
-    assert cfg.model.type == "DetTTAModel" and cfg.model.module.type == "RetinaNet"
+    assert cfg.model.type == "mmdet.DetTTAModel" and cfg.model.module.type == "RetinaNet"
     resize, augment = cfg.test_dataloader.dataset.dataset.pipeline
     flips, (pack,) = augment.transforms
     assert resize.type == "Resize" and [flip.prob for flip in flips] == [1.0, 0.0]
@@ -217,6 +230,44 @@ def test_the_configs_own_test_time_augmentation_is_used():
     set_test_time_augmentation(cfg)
     assert cfg.model == dict(type="Own", weight=2, module=dict(type="RetinaNet"))
     assert cfg.test_dataloader.dataset.dataset.pipeline == [dict(type="OwnTransform")]
+
+
+def concatenated(*sizes):
+    """A detector that is tested on several sets, the last of them wrapped once more."""
+    sets = [
+        dict(
+            type="CocoDataset", pipeline=[dict(type="Resize", scale=n), dict(type="PackDetInputs")]
+        )
+        for n in sizes
+    ]
+    sets[-1] = dict(type="RepeatDataset", times=1, dataset=sets[-1])
+    cfg = detection(type="RetinaNet")
+    cfg.test_dataloader.dataset = dict(type="ConcatDataset", datasets=sets)
+    return cfg
+
+
+def test_each_of_several_test_sets_is_augmented_by_its_own_pipeline():
+    cfg = concatenated(8, 16, 24)
+    set_test_time_augmentation(cfg)
+    first, second, third = cfg.test_dataloader.dataset.datasets
+    pipelines = [first.pipeline, second.pipeline, third.dataset.pipeline]
+    assert [resize.scale for resize, _ in pipelines] == [8, 16, 24]
+    assert {augment.type for _, augment in pipelines} == {"TestTimeAug"}
+    assert "pipeline" not in cfg.test_dataloader.dataset and "pipeline" not in third
+
+    cfg = concatenated(8, 16)
+    cfg.tta_pipeline = [dict(type="OwnTransform")]
+    set_test_time_augmentation(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    assert first.pipeline == second.dataset.pipeline == cfg.tta_pipeline
+
+
+@pytest.mark.parametrize("given", [dict(), dict(pipeline=None), dict(pipeline=[])])
+def test_a_test_set_without_a_pipeline_cannot_be_augmented(given):
+    cfg = concatenated(8, 16)
+    cfg.test_dataloader.dataset.datasets[0] = ConfigDict(type="mmdet.OwnDataset", **given)
+    with pytest.raises(UsageError, match="OwnDataset has none in the config"):
+        set_test_time_augmentation(cfg)
 
 
 def test_mmpretrain_cannot_draw_augmented_images():
@@ -425,6 +476,105 @@ def test_guards_replace_what_mmengine_has_whatever_the_type_is_written_as(loop, 
     assert cfg.train_cfg.type == "mmhcgnet.ResumableEpochLoop"
     assert cfg.default_hooks.checkpoint.type == "mmhcgnet.SafeCheckpointHook"
     assert "non_finite" not in cfg.default_hooks
+
+
+class OwnDetector(RetinaNet):
+    """A detector that is in no toolbox."""
+
+
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        (dict(type=RetinaNet), "mmdet"),
+        (dict(type=OwnDetector), "mmdet"),
+        (dict(type="mmdet.RetinaNet"), "mmdet"),
+        (dict(type="mmdet.models.detectors.retinanet.RetinaNet"), "mmdet"),
+        (dict(type="RetinaNet", _scope_="mmdet"), "mmdet"),
+        (dict(type="own.SemiDetector", detector=dict(type=RetinaNet)), "mmdet"),
+        (dict(module=dict(type="own.SemiDetector", detector=dict(type=RetinaNet))), "mmdet"),
+        (dict(type=RetinaNet, backbone=dict(type="mmpretrain.ConvNeXt")), "mmdet"),
+        (dict(type=ImageClassifier), "mmpretrain"),
+        (dict(type="mmseg.EncoderDecoder"), "mmseg"),
+        (dict(type="own.Model", backbone=dict(type="mmpretrain.ConvNeXt")), None),
+        (dict(), None),
+        (None, None),
+    ],
+)
+def test_where_no_scope_names_the_toolbox_the_model_does(model, expected):
+    for config in (dict(model=model), dict(model=model, default_scope=None)):
+        assert toolbox(Config(config)) == expected
+    assert toolbox(Config(dict(model=model, default_scope="mmpretrain"))) == "mmpretrain"
+    assert toolbox(Config(dict(model=model, default_scope="own"))) == (expected or "own")
+
+
+@pytest.fixture
+def new_style(tmp_path):
+    """A detector's config as upstream writes them now: classes as types, and no scope."""
+    (tmp_path / "runtime.py").write_text(
+        "from mmdet.engine.hooks import DetVisualizationHook\n\n"
+        "default_scope = None\n"
+        "default_hooks = dict(visualization=dict(type=DetVisualizationHook))\n"
+    )
+    (tmp_path / "new.py").write_text(
+        "from mmengine.config import read_base\n"
+        "from mmdet.datasets import CocoDataset\n"
+        "from mmdet.datasets.transforms import PackDetInputs, Resize\n"
+        "from mmdet.models import RetinaNet\n\n"
+        "with read_base():\n    from .runtime import *\n\n"
+        "model = dict(type=RetinaNet)\n"
+        "pipeline = [dict(type=Resize, scale=(8, 8)), dict(type=PackDetInputs)]\n"
+        "dataset = dict(type=CocoDataset, pipeline=pipeline)\n"
+        "test_dataloader = dict(dataset=dataset, num_workers=0)\n"
+        "test_cfg = dict(fp16=True)\n"
+        "optim_wrapper = dict(type='OptimWrapper')\n"
+    )
+    return load_config(str(tmp_path / "new.py"))
+
+
+def test_a_detector_of_the_new_style_is_drawn_and_dumped_as_one(new_style, tmp_path):
+    set_visualization(new_style, False, "drawn", 1, 2)
+    set_test_time_augmentation(new_style)
+    drawing = new_style.default_hooks.visualization
+    signature(drawing.pop("type")).bind(**drawing)
+    assert drawing.test_out_dir == "drawn"
+    TRANSFORMS.build(new_style.test_dataloader.dataset.pipeline[-1])
+    assert MODELS.get(new_style.model.type).__name__ == "DetTTAModel"
+    set_dataloader_defaults(new_style)
+    assert "collate_fn" not in new_style.test_dataloader
+    evaluator = Evaluator([])
+    dump_predictions(new_style, evaluator, str(tmp_path / "found.pkl"))
+    assert type(evaluator.metrics[0]).__name__ == "DumpDetResults"
+
+
+def test_a_detector_of_the_new_style_is_refused_what_the_cpu_cannot_do(new_style, monkeypatch):
+    monkeypatch.setattr("mmhcgnet.cli.options.get_device", lambda: "cpu")
+    with pytest.raises(UsageError, match="--amp trains a detector on a GPU only"):
+        set_amp_training(new_style)
+    with pytest.raises(UsageError, match="--cfg-options test_cfg.fp16=False"):
+        set_amp_testing(new_style, amp=False)
+    monkeypatch.setattr("mmhcgnet.cli.preflight.ops_lack_the_gpu", lambda: True)
+    with pytest.raises(UsageError, match="MMCV's ops"):
+        check_ops(new_style)
+
+
+def test_a_class_that_cannot_be_imported_is_reported_in_one_sentence(tmp_path):
+    path = tmp_path / "new.py"
+    (tmp_path / "runtime.py").write_text("default_scope = None\n")
+    runtime = (
+        "from mmengine.config import read_base\nwith read_base():\n    from .runtime import *\n"
+    )
+    for package, words in (
+        ("mmseg", "needs MMSegmentation"),
+        ("nowhere", "cannot be read: .*nowhere"),
+    ):
+        path.write_text(f"{runtime}from {package}.models import Own\nmodel = dict(type=Own)\n")
+        with pytest.raises(UsageError, match=words):
+            load_config(str(path))
+
+
+def test_a_toolbox_that_is_missing_is_named_by_the_model_alone():
+    with pytest.raises(UsageError, match="MMSegmentation, which is not installed"):
+        check_sections(Config(dict(model=dict(type="mmseg.EncoderDecoder"))), "model")
 
 
 def test_default_hooks_may_be_none():

@@ -34,7 +34,7 @@ from mmhcgnet.analysis.report import (
 from mmhcgnet.checkpoints.run_lock import one_at_a_time
 from mmhcgnet.config_dicts import type_name
 from mmhcgnet.datasets.checks.of_config import check_data
-from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults
+from mmhcgnet.engine.configs import check_sections, load_config, set_dataloader_defaults, toolbox
 from mmhcgnet.engine.models import explain_misspelt_types, load_model
 from mmhcgnet.engine.runner.data_loading import guard_loader
 from mmhcgnet.errors import UsageError
@@ -80,7 +80,7 @@ class Subject:
         self.name, self.config, self.checkpoint = name, config, checkpoint
         self.cfg = cfg = load_config(config, cfg_options)
         check_sections(cfg, "model", "test_dataloader")
-        if cfg.get("default_scope") == "mmdet":
+        if toolbox(cfg) == "mmdet":
             raise _no_classifier(config, type_name(cfg.model))
         check_data(cfg, "test")
         set_dataloader_defaults(cfg)

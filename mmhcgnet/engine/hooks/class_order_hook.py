@@ -11,12 +11,15 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
 from mmhcgnet.checkpoints import Checkpoint
 from mmhcgnet.engine.export.in_runner import ExportedModel
 from mmhcgnet.engine.models import unwrapped
 from mmhcgnet.errors import UsageError
+
+# MMDetection's, by which the segments of one class differ. Classifiers work without MMDetection.
+_INSTANCE_OFFSET = 1000
 
 
 @HOOKS.register_module()
@@ -42,7 +45,7 @@ class ClassOrderHook(Hook):
         model = unwrapped(runner.model)
         if not isinstance(model, ExportedModel):
             return
-        trained, tested = model.classes, _tested_classes(runner)
+        trained, tested = list(map(str, model.classes)), _tested_classes(runner)
         if tested and trained and len(tested) != len(trained):
             raise UsageError(
                 f"The exported model finds {len(trained)} classes ({_few(trained)}), and the test "
@@ -52,16 +55,17 @@ class ClassOrderHook(Hook):
         _compare(runner, trained, "exported model")
 
 
-def _tested_classes(runner: Runner) -> Sequence[str]:
+def _tested_classes(runner: Runner) -> list[str]:
     metainfo = getattr(runner.test_loop.dataloader.dataset, "metainfo", None)
-    return (metainfo.get("classes") if isinstance(metainfo, dict) else None) or ()
+    names = metainfo.get("classes") if isinstance(metainfo, dict) else None
+    return [str(name) for name in (() if names is None else names)]
 
 
 def _compare(runner: Runner, trained: list[str], what: str) -> None:
     tested = _tested_classes(runner)
-    if not tested or not trained or list(tested) == trained:
+    if not tested or not trained or tested == trained:
         return
-    if len(set(trained)) == len(trained) and sorted(trained) == sorted(map(str, tested)):
+    if len(set(trained)) == len(trained) and sorted(trained) == sorted(tested):
         print_log(
             f"The {what} was trained on the classes {_few(trained)}, and the test set "
             f"has them in another order, {_few(tested)}: predictions are mapped by name.",
@@ -79,7 +83,7 @@ def _compare(runner: Runner, trained: list[str], what: str) -> None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(str, names[:6])) + (", ..." if len(names) > 6 else "")
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
 
 
 def _map_predictions(model: nn.Module, places: list[int]) -> None:
@@ -96,12 +100,33 @@ def _map_predictions(model: nn.Module, places: list[int]) -> None:
         for sample in outputs if isinstance(outputs, list | tuple) else ():
             found = getattr(sample, "pred_instances", None)
             if found is not None and "labels" in found:
-                found.labels = numbers.to(found.labels.device)[found.labels]
-            for name, table in (("pred_label", numbers), ("pred_score", columns)):
-                value = getattr(sample, name, None)
-                if isinstance(value, torch.Tensor):
-                    table = table.to(value.device)
-                    mapped = table[value] if name == "pred_label" else value[..., table]
-                    sample.set_field(mapped, name)
+                found.labels = _renumbered(found.labels, numbers)
+            # MMSegmentation calls the map of the classes data, and MMDetection sem_seg.
+            for name, offset in (("pred_sem_seg", None), ("pred_panoptic_seg", _INSTANCE_OFFSET)):
+                pixels = getattr(sample, name, {})
+                for key in {"data", "sem_seg"}.intersection(pixels.keys()):
+                    setattr(pixels, key, _renumbered(pixels.get(key), numbers, offset))
+            logits = getattr(sample, "seg_logits", {}).get("data")
+            if logits is not None and len(logits) == len(columns):  # two classes may share one map
+                sample.seg_logits.data = logits[columns.to(logits.device)]
+            if isinstance(label := getattr(sample, "pred_label", None), Tensor):
+                sample.set_field(_renumbered(label, numbers), "pred_label")
+            if isinstance(score := getattr(sample, "pred_score", None), Tensor):
+                sample.set_field(score[..., columns.to(score.device)], "pred_score")
 
     unwrapped(model).register_forward_hook(rename)
+
+
+def _renumbered(values: Tensor, numbers: Tensor, offset: int | None = None) -> Tensor:
+    """Replace classes by other numbers.
+
+    Args:
+        values: The classes. What is none, as of pixels that are ignored, stays as it is.
+        numbers: The number of each class.
+        offset: A value is its class plus a multiple of this, which is kept.
+    """
+    wide = values.long()  # in eight bits, the comparisons would overflow
+    classes = wide % offset if offset else wide
+    is_class = (wide >= 0) & (classes < len(numbers))
+    mapped = numbers.to(values.device)[torch.where(is_class, classes, 0)]
+    return torch.where(is_class, wide - classes + mapped, wide).to(values.dtype)

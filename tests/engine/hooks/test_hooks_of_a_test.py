@@ -8,7 +8,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.runner.base_loop import BaseLoop
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from torch import nn
 
@@ -23,11 +23,13 @@ TRAINED = ("cat", "dog", "eel")
 class Detector(BaseModel):
     """Predicts one object of each class that it was trained on."""
 
+    labels = torch.arange(3)
+
     def forward(self, inputs, data_samples=None, mode="tensor"):
         if mode == "loss":
             return dict(loss=torch.zeros(()))
         sample = DetDataSample()
-        sample.pred_instances = InstanceData(labels=torch.arange(3), scores=torch.ones(3))
+        sample.pred_instances = InstanceData(labels=self.labels, scores=torch.ones(3))
         return [sample]
 
 
@@ -102,6 +104,84 @@ def test_other_classes_are_told_and_not_refused(tested, words, monkeypatch):
     if words != "in another order":
         (sample,) = model(None, mode="predict")
         assert sample.pred_instances.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("trained, tested", [((0, 1, 2), [2, 0, 1]), (["2", "0", "1"], range(3))])
+def test_classes_that_are_numbers_are_compared_as_such(trained, tested, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "mmhcgnet.engine.hooks.class_order_hook.print_log", lambda text, *_: told.append(text)
+    )
+    model = load(Detector(), tested, dict(dataset_meta=dict(classes=trained)))
+    (sample,) = model(None, mode="predict")
+    found = [str(list(tested)[label]) for label in sample.pred_instances.labels]
+    assert found == list(map(str, trained)) and len(told) == 1
+    load(Detector(), list(map(int, trained)), dict(dataset_meta=dict(classes=trained)))
+    assert predict_exported("detection", trained, tested).pred_instances.labels.tolist() == [
+        list(map(str, tested)).index(str(name)) for name in trained
+    ]
+    assert len(told) == 2
+
+
+class Segmenting(BaseModel):
+    """Predicts each class in a pixel, the number of no class and 255; as MMSegmentation does."""
+
+    channels = 3
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        sample = BaseDataElement()
+        sample.pred_sem_seg = PixelData(data=torch.tensor([[[0, 1, 2, 3, 255]]], dtype=torch.uint8))
+        sample.seg_logits = PixelData(data=torch.arange(self.channels)[:, None, None].float())
+        return [sample]
+
+
+class BinarySegmenting(Segmenting):
+    """Has one map of logits for all classes."""
+
+    channels = 1
+
+
+class PanopticSegmenting(BaseModel):
+    """Predicts two segments of a class, one of each other, and pixels of no class."""
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        sample = DetDataSample()
+        segments = torch.tensor([[[0, 1001, 2001, 2, 3, 255]]], dtype=torch.int32)
+        sample.pred_panoptic_seg = PixelData(sem_seg=segments)
+        sample.pred_sem_seg = PixelData(sem_seg=segments % 1000)
+        return [sample]
+
+
+def test_classes_of_pixels_are_mapped():
+    tested, meta = ("dog", "eel", "cat"), dict(dataset_meta=dict(classes=TRAINED))
+    (sample,) = load(Segmenting(), tested, meta)(None)
+    assert sample.pred_sem_seg.data.tolist() == [[[2, 0, 1, 3, 255]]]
+    assert sample.seg_logits.data.flatten().tolist() == [1, 2, 0]
+    (sample,) = load(BinarySegmenting(), tested, meta)(None)
+    assert sample.seg_logits.data.flatten().tolist() == [0]
+
+
+def test_classes_in_eight_bits_are_mapped_among_more_than_there_are_bits_for():
+    names = [f"class {i}" for i in range(300)]
+    tested = [*names[2::-1], *names[3:]]
+    (sample,) = load(Segmenting(), tested, dict(dataset_meta=dict(classes=names)))(None)
+    assert sample.pred_sem_seg.data.tolist() == [[[2, 1, 0, 3, 255]]]
+
+
+def test_segments_are_mapped_and_stay_apart():
+    meta = dict(dataset_meta=dict(classes=TRAINED))
+    (sample,) = load(PanopticSegmenting(), ("dog", "eel", "cat"), meta)(None)
+    segments = sample.pred_panoptic_seg.sem_seg
+    assert segments.tolist() == [[[2, 1000, 2000, 1, 3, 255]]] and segments.dtype == torch.int32
+    assert sample.pred_sem_seg.sem_seg.tolist() == [[[2, 0, 0, 1, 3, 255]]]
+
+
+def test_of_more_classes_than_panoptic_segments_have_each_is_mapped():
+    names = [f"class {i}" for i in range(1203)]
+    model = load(Detector(), names[::-1], dict(dataset_meta=dict(classes=names)))
+    model.labels = torch.tensor([0, 1001, 1202])
+    (sample,) = model(None, mode="predict")
+    assert sample.pred_instances.labels.tolist() == [1202, 201, 0]
 
 
 class Exported(ExportedModel):
