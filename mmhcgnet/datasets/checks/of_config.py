@@ -11,16 +11,23 @@ from dataclasses import asdict, dataclass, field
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import TRANSFORMS
 
 from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
+from mmhcgnet.paths import is_local
 
 from .coco import TrainedClasses, as_instances, inspect_coco, moved_classes, read_coco
 from .findings import Finding, merge, select
 from .folders import inspect_folders, read_list, walk_images
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
-from .sources import Source, check_files, phase_sources
+from .sources import (
+    Source,
+    check_files,
+    dataset_class,
+    finds_images_as_known,
+    phase_sources,
+)
 from .truth import compare_truth
 
 # What MMPretrain's CustomDataset reads by default.
@@ -135,7 +142,7 @@ def inspect_data(
         classes, panoptic = None, False
         sources = phase_sources(cfg, phase)
         for source in sources:
-            kind, loader = _dataset_class(cfg, source), _loader_name(cfg, source)
+            kind, loader = dataset_class(cfg, source), _loader_name(cfg, source)
             if loader == "CocoDataset.load_data_list":
                 classes = _classes(kind, source)
                 panoptic = _is_panoptic(kind)
@@ -263,19 +270,36 @@ def _inspect_coco_file(
             remedy = "fix its filter_cfg or indices, or annotate the images"
             inspected.findings.append(Finding("no images taken", [text], remedy))
         prefix = source.cfg.get("data_prefix") or {}
+        if not finds_images_as_known(dataset_class(cfg, source)):
+            continue
         folder = source.join(prefix.get("img") or "")
-        for image in taken:
-            size = (image["height"], image["width"])
-            inspected.images[os.path.join(folder, image["file_name"])] = size
-        if panoptic and prefix.get("seg"):
+        sizes = {
+            os.path.join(folder, image["file_name"]): (image["height"], image["width"])
+            for image in taken
+        }
+        inspected.images.update(_checked(sizes, source, thorough))
+        if panoptic and prefix.get("seg") and source.loads_segment_files:
             folder = source.join(prefix["seg"])
             names = [image["file_name"].replace(".jpg", ".png") for image in taken]
-            inspected.findings += inspect_listing([os.path.join(folder, name) for name in names])
+            paths = [os.path.join(folder, name) for name in names]
+            inspected.findings += inspect_listing([path for path in paths if is_local(path)])
     if thorough:
         inspected.loaders = _loaders(cfg, file.datasets)
     else:
         inspected.findings += inspect_listing(list(inspected.images))
     return inspected
+
+
+def _checked(
+    images: dict[str, tuple[int, int] | None], source: Source, thorough: bool
+) -> dict[str, tuple[int, int] | None]:
+    """The images that have to be files here, or that are and can be opened.
+
+    Where the pipeline reads other files, or from a backend, it alone knows which have to exist.
+    """
+    if not source.loads_files:
+        return {path: size for path, size in images.items() if thorough and os.path.isfile(path)}
+    return {path: size for path, size in images.items() if is_local(path)}
 
 
 def _taken(
@@ -349,7 +373,7 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
         contents = []
         for source, file in zip(tested, files, strict=True):
             content, _ = read_coco(file)
-            classes = _classes(_dataset_class(cfg, source), source)
+            classes = _classes(dataset_class(cfg, source), source)
             try:
                 taken = _taken(content, source, classes, panoptic=False)
             except (KeyError, TypeError):
@@ -363,14 +387,14 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
 
 
 def _loader_name(cfg: Config, source: Source) -> str:
-    kind = _dataset_class(cfg, source)
+    kind = dataset_class(cfg, source)
     return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
 
 
 def _trained_classes(cfg: Config) -> Sequence[str] | None:
     """The classes of the first data set that a model is trained on, if it names them."""
     for source in phase_sources(cfg, "train"):
-        kind = _dataset_class(cfg, source)
+        kind = dataset_class(cfg, source)
         if hasattr(kind, "_load_metainfo"):
             classes = _classes(kind, source)
             return classes if _are_classes(classes) else None
@@ -399,21 +423,20 @@ def _inspect_classified(
         return inspected
     prefix = source.cfg.get("data_prefix") or ""
     prefix = prefix if isinstance(prefix, str) else prefix.get("img_path") or ""
-    listed = source.cfg.get("ann_file") or ""
     labelled = source.cfg.get("with_label", True)
     if split := source.cfg.get("split"):  # of ImageNet
         prefix = prefix or split
         labelled = labelled and split != "test"
-        by_default = os.path.join("meta", f"{split}.txt")
-        if not listed and os.path.exists(source.join(by_default)):
-            listed = by_default
     root = source.join(prefix)
-    if listed:
+    place = source.join(source.listed) if source.listed else root
+    if not is_local(place) or not finds_images_as_known(kind):
+        return InspectedSet(keys, place, [])
+    if source.listed:
         num_classes = min(_num_classes(cfg).values(), default=None)
-        place = source.join(listed)
         names, findings = read_list(place, labelled, num_classes)
         names = _pick(names, source.cfg.get("indices"))
         images = {os.path.join(root, name): None for name in names}
+        images = _checked(images, source, thorough)
         if not thorough:
             findings += inspect_listing(list(images))
         return InspectedSet(keys, place, findings, images, _loaders(cfg, [source]))
@@ -467,14 +490,6 @@ def _compare_folders(cfg: Config, root: str, folders: list[str]) -> list[Finding
             remedy = "name the folders alike in both and keep those of empty classes"
             return [Finding("other classes than in training", [text], remedy, count=1)]
     return []
-
-
-def _dataset_class(cfg: Config, source: Source) -> type | None:
-    kind = source.cfg.get("type")
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        return registry.get(kind)
 
 
 def _classes(kind: type, source: Source) -> Sequence[str] | str | None:

@@ -5,8 +5,10 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
 from mmhcgnet.datasets.checks.explain import (
@@ -183,6 +185,111 @@ def test_cifar_fetches_itself_unless_told_not_to():
 )
 def test_other_backends_are_left_alone(remote):
     check_data(Config(dict(test_dataloader=dict(dataset=coco(**remote)))), "test")
+
+
+LMDB = [dict(type="LoadImageFromFile", backend_args=dict(backend="lmdb", db_path="a.lmdb"))]
+
+
+@DATASETS.register_module()
+class NumberedImages(CocoDataset):
+    """Images whose names in the file lack the suffix."""
+
+    def parse_data_info(self, raw_data_info):
+        return super().parse_data_info(raw_data_info)
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(data_prefix=dict(img="http://host/train/")),
+        dict(data_prefix=dict(img="s3://bucket/train/")),
+        dict(pipeline=LMDB),
+        dict(pipeline=[dict(type="LoadImageFromFile", file_client_args=dict(backend="petrel"))]),
+        dict(pipeline=[dict(type="ReadStack"), dict(type="LoadAnnotations")]),
+        dict(type="mmengine.NumberedImages"),
+    ],
+)
+def test_images_that_are_no_plain_files_need_not_be_here(tmp_path, options, thorough):
+    shutil.rmtree(make_coco(tmp_path / "data") / "train2017")
+    with pytest.raises(MissingFileError, match="image folder data/train2017/"):
+        check_data(cats(), "train")
+    cfg = cats()
+    cfg.train_dataloader.dataset.update(options)
+    check_data(cfg, "train")
+    (tmp_path / "data" / "train2017").mkdir()
+    (found,) = inspect_data(cfg, "train", thorough=thorough)
+    inspect_set_images(found)
+    assert found.findings == [] and found.images == {}
+    # Their annotations are inspected nonetheless.
+    write_coco(tmp_path / "data", categories=[dict(id=7, name="dog")])
+    with pytest.raises(DataError, match="has no category 'cat'"):
+        check_data(cfg, "train")
+
+
+def test_file_names_may_be_urls(tmp_path):
+    told = write_coco(make_coco(tmp_path / "data"))
+    names = ["http://host/1.jpg", str(tmp_path / "data/train2017/2.png")]
+    images = [dict(i, file_name=name) for i, name in zip(told["images"], names, strict=True)]
+    write_coco(tmp_path / "data", images=images)
+    cfg = cats(root="")
+    ann_file = "data/annotations/instances_train2017.json"
+    cfg.train_dataloader.dataset.update(ann_file=ann_file, data_prefix=dict(img=""))
+    (found,) = inspect_data(cfg, "train")
+    assert found.findings == [] and list(found.images) == names[1:]
+
+
+def test_a_root_that_nothing_lies_in_need_not_exist(tmp_path):
+    root = make_coco(tmp_path / "data")
+    cfg = cats(root="nowhere")
+    ann_file = str(root / "annotations/instances_train2017.json")
+    cfg.train_dataloader.dataset.update(ann_file=ann_file, data_prefix=dict(img="s3://bucket/"))
+    check_data(cfg, "train")
+
+
+def test_images_that_another_transform_loads_are_opened_where_they_are(tmp_path):
+    (make_coco(tmp_path / "data") / "train2017" / "2.png").unlink()
+    cfg = cats(pipeline=[dict(type="ReadStack")])
+    (found,) = inspect_data(cfg, "train", thorough=True)
+    assert list(found.images) == ["data/train2017/1.png"]
+
+
+@pytest.mark.parametrize("prefix", ["http://host/train", dict(img_path="s3://bucket/train")])
+@pytest.mark.parametrize("ann_file", ["list.txt", "http://host/list.txt", ""])
+def test_lists_and_folders_may_be_elsewhere(tmp_path, prefix, ann_file):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    cfg = classifier(ann_file=ann_file)
+    cfg.train_dataloader.dataset.data_prefix = prefix
+    check_data(cfg, "train")
+
+
+def test_listed_images_may_be_in_a_backend(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    check_data(classifier(ann_file="list.txt", pipeline=LMDB), "train")
+    # Class folders are searched on the disk, whatever reads the images.
+    with pytest.raises(MissingFileError, match="image folder data/train "):
+        check_data(classifier(pipeline=LMDB), "train")
+    class_folders(tmp_path / "data" / "train", "cat", "dog")
+    check_data(classifier(pipeline=LMDB), "train")
+
+
+@DATASETS.register_module()
+class FlatFolder(CustomDataset):
+    """Images whose names begin with those of their classes."""
+
+    def _find_samples(self):
+        return []
+
+
+def test_a_data_set_may_search_folders_in_its_own_way(tmp_path):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    cfg = classifier()
+    with pytest.raises(DataError, match="holds no folders of classes"):
+        check_data(cfg, "train")
+    cfg.train_dataloader.dataset.type = "mmengine.FlatFolder"
+    check_data(cfg, "train")
 
 
 def cats(root="data", scope="mmdet", num_classes=1, **dataset):
