@@ -17,12 +17,20 @@ from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
 from mmhcgnet.paths import is_local
 
-from .coco import TrainedClasses, as_instances, inspect_coco, moved_classes, read_coco
+from .coco import (
+    WITHOUT_OBJECTS,
+    TrainedClasses,
+    as_instances,
+    inspect_coco,
+    moved_classes,
+    read_coco,
+)
 from .findings import Finding, merge, select
 from .folders import inspect_folders, read_list, walk_images
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
 from .sources import (
     Source,
+    all_sources,
     check_files,
     dataset_class,
     finds_images_as_known,
@@ -157,8 +165,10 @@ def inspect_data(
         if phase != "train" and not panoptic:
             yield from _inspect_truth(cfg, phase, sources)
     trained = TrainedClasses(trained_classes)
-    for file in coco.values():
-        yield _inspect_coco_file(cfg, file, thorough, trained)
+    inspected = [_inspect_coco_file(cfg, file, thorough, trained) for file in coco.values()]
+    files = zip(coco.values(), inspected, strict=True)
+    _require_objects(cfg, [found for file, found in files if file.only_trained])
+    yield from inspected
     for keys, source, kind in others.values():
         yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
 
@@ -198,6 +208,11 @@ class _CocoFile:
             for source in self.datasets
         )
 
+    @property
+    def only_trained(self) -> bool:
+        """Whether nothing is validated or tested with it."""
+        return self.trained and all(source.key.startswith("train_") for source in self.sources)
+
 
 def _is_panoptic(kind: type | None) -> bool:
     return getattr(kind, "ANN_ID_UNIQUE", True) is False
@@ -215,6 +230,28 @@ def _is_unlabelled(source: Source) -> bool:
     return bool(names) and not any(
         "Annotation" in name for name in names - {"LoadEmptyAnnotations"}
     )
+
+
+def _require_objects(cfg: Config, inspected: list[InspectedSet]) -> None:
+    """Refuse training files without usable objects if no other training data may have any.
+
+    Alone they are harmless: next to others, a file may hold nothing but negatives.
+    """
+    empty = [
+        (found, finding)
+        for found in inspected
+        for finding in found.findings
+        if finding.kind in WITHOUT_OBJECTS
+    ]
+    places = {key for found, _ in empty for key in found.keys}
+    labelled = [
+        source
+        for source in all_sources(cfg, "train")
+        if source.is_dataset and not _is_unlabelled(source)
+    ]
+    if all(source.key in places for source in labelled):
+        for _, finding in empty:
+            finding.harmless = False
 
 
 def _loads(pipeline: object, what: str) -> bool:
@@ -257,7 +294,10 @@ def _inspect_coco_file(
         order=trained,
         unique=not panoptic,
     )
-    if file.trained and not trained.file and trained.names:
+    if file.only_trained:
+        for finding in inspected.findings:
+            finding.harmless |= finding.kind in WITHOUT_OBJECTS  # _require_objects sees all files
+    if file.trained and instances["annotations"] and not trained.file and trained.names:
         names = [category.get("name") for category in content["categories"]]
         trained.names = [name for name in names if name in trained.names]
         trained.file = file.path

@@ -152,10 +152,15 @@ def _reads_files(transform: dict, name: str) -> bool:
 
 def phase_sources(cfg: Config, phase: str) -> list[Source]:
     """The data sets and metrics of ``"train"``, ``"val"`` or ``"test"`` that read local files."""
+    return [source for source in all_sources(cfg, phase) if source.is_here]
+
+
+def all_sources(cfg: Config, phase: str) -> list[Source]:
+    """As :func:`phase_sources`, with those that read from elsewhere."""
     sources: list[Source] = []
     for section in ("dataloader", "evaluator"):
         sources += _sources(cfg.get(f"{phase}_{section}"), f"{phase}_{section}")
-    return [source for source in sources if source.is_here]
+    return sources
 
 
 def _sources(node: object, key: str) -> Iterator[Source]:

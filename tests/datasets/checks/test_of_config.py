@@ -595,6 +595,60 @@ def test_sets_without_labels_are_trained_on_where_no_labels_are_loaded(tmp_path,
         check_data(cats(pipeline=[dict(type="LoadAnnotations")]), "train")
 
 
+def labelled_and(other):
+    """A config that trains on the file of cats and on another data set."""
+    cfg = cats()
+    sets = [cfg.train_dataloader.dataset, other]
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=sets)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "flags", [None, dict(iscrowd=1), dict(ignore=1), dict(bbox=[2, 3, 0, 8])], ids=str
+)
+def test_a_training_file_may_hold_negatives_alone(tmp_path, flags):
+    root = make_coco(tmp_path / "data")
+    told = write_coco(root)["annotations"]
+    nothing = [dict(entry, **flags) for entry in told] if flags else []
+    write_coco(root, "val", annotations=nothing)
+    negatives = coco("data", "val", metainfo=dict(classes=("cat",)))
+    cfg = labelled_and(negatives)
+    check_data(cfg, "train")
+    found = list(inspect_data(cfg, "train"))
+    assert found[0].findings == [] and found[1].findings and len(found[1].images) == 2
+    # None of both has objects, or it is all that there is.
+    write_coco(root, annotations=nothing)
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train")
+    cfg.train_dataloader.dataset = negatives
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train")
+
+
+def test_negatives_need_no_categories_and_no_filter(tmp_path):
+    root = make_coco(tmp_path / "data")
+    write_coco(root, "val", annotations=[], categories=[])
+    negatives = coco("data", "val", metainfo=dict(classes=("cat",)))
+    check_data(labelled_and(negatives), "train")
+    with pytest.raises(DataError, match="takes none of the images"):
+        check_data(labelled_and(dict(negatives, filter_cfg=dict(filter_empty_gt=True))), "train")
+
+
+@pytest.mark.parametrize("other", [dict(type="XMLDataset"), coco("s3://bucket/coco")])
+def test_objects_may_be_in_data_that_is_not_inspected(tmp_path, other):
+    write_coco(make_coco(tmp_path / "data"), annotations=[])
+    check_data(labelled_and(other), "train")
+
+
+def test_negatives_alone_are_not_evaluated(tmp_path):
+    root = make_coco(tmp_path / "data")
+    write_coco(root, "val", annotations=[])
+    cfg = labelled_and(coco("data", "val", metainfo=dict(classes=("cat",))))
+    cfg.val_dataloader = dict(dataset=coco("data", "val", metainfo=dict(classes=("cat",))))
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train", "val")
+
+
 @pytest.mark.parametrize(
     "options",
     [
