@@ -613,10 +613,15 @@ _HEADS = {
 def _num_classes(cfg: Config) -> dict[str, int]:
     """The numbers of classes of a model's heads, by their keys, in whatever the model is nested.
 
-    A mask head that is the same for all classes does not use its number.
+    A mask head that is the same for all classes does not use its number, and that of a model which
+    reads the names of the classes is the length of a text.
     """
     found = {}
-    for key, part in placed_dicts(cfg.get("model"), "model"):
+    parts = list(placed_dicts(cfg.get("model"), "model"))
+    reading = tuple(f"{key}." for key, part in parts if part.get("language_model"))
+    for key, part in parts:
+        if key.startswith(reading):
+            continue
         # Heads in a list, as of the stages of a cascade, have the name of the list.
         kind = next(word for word in reversed(key.split(".")) if not word.isdecimal())
         for name in () if part.get("class_agnostic") else _HEADS.get(kind, ()):

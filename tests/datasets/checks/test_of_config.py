@@ -752,6 +752,18 @@ def test_heads_are_found_in_whatever_the_model_is_nested(tmp_path, nest):
         check_data(cfg, "train")
 
 
+@pytest.mark.parametrize("nest", [lambda model: model, lambda model: dict(detector=model)])
+def test_heads_of_models_that_read_class_names_have_any_number(tmp_path, nest):
+    make_coco(tmp_path / "data")
+    cfg = cats()
+    grounding = dict(language_model=dict(type="BertModel"), bbox_head=dict(num_classes=256))
+    cfg.model = nest(grounding)
+    check_data(cfg, "train")
+    cfg.model = dict(teacher=nest(grounding), student=dict(bbox_head=dict(num_classes=256)))
+    with pytest.raises(DataError, match=r"but the config has model.student.bbox_head.num_classes"):
+        check_data(cfg, "train")
+
+
 def tested(evaluator="data/annotations/instances_val2017.json", *sets, **options):
     cfg = cats()
     sets = sets or ("val",)
