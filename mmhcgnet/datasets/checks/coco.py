@@ -17,6 +17,8 @@ from .findings import EXTREME, Finding, few, is_extreme, select
 from .masks import in_fractions, inspect_masks
 
 IMAGE_KEYS = ("id", "file_name", "height", "width")
+# The kinds of findings of files in which there is nothing to train on.
+WITHOUT_OBJECTS = ("no annotations", "no usable annotation")
 _DEEPEST = 100  # levels of what an evaluation copies
 ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 # How files begin that are not in UTF-8, or are so with a mark that JSON's reader refuses.
@@ -178,7 +180,9 @@ def inspect_coco(
     """
     file = f"The annotation file {path}"
     images, annotations = content["images"], content["annotations"]
-    found = _inspect_categories(content["categories"], file, classes, order or TrainedClasses())
+    # Where there is nothing to number, categories may be missing or in any order.
+    numbered = classes if annotations or evaluated or not trained else None
+    found = _inspect_categories(content["categories"], file, numbered, order or TrainedClasses())
     for entries, keys, name in (
         (images, IMAGE_KEYS, "image"),
         (annotations, (*ANNOTATION_KEYS, *(["iscrowd"] if evaluated else [])), "annotation"),

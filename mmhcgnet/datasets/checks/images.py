@@ -57,9 +57,17 @@ class PipelineLoader:
 def loads_by_default(transform: dict) -> bool:
     """Whether a transform reads three channels of 8 bits by OpenCV, as most configs do."""
     options = {"color_type": "color", "imdecode_backend": "cv2"}
-    return type_name(transform) == "LoadImageFromFile" and all(
-        transform.get(key, value) == value for key, value in options.items()
+    return (
+        type_name(transform) == "LoadImageFromFile"
+        and has_local_backend(transform)
+        and all(transform.get(key, value) == value for key, value in options.items())
     )
+
+
+def has_local_backend(cfg: dict) -> bool:
+    """Whether a data set, metric or transform names no other backend than the local one."""
+    named = [cfg.get(key) or {} for key in ("backend_args", "file_client_args")]
+    return all(args.get("backend", "local") in ("local", "disk") for args in named)
 
 
 def inspect_images(

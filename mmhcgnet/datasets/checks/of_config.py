@@ -11,16 +11,31 @@ from dataclasses import asdict, dataclass, field
 from mmengine.config import Config
 from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import TRANSFORMS
 
 from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
+from mmhcgnet.paths import is_local
 
-from .coco import TrainedClasses, as_instances, inspect_coco, moved_classes, read_coco
+from .coco import (
+    WITHOUT_OBJECTS,
+    TrainedClasses,
+    as_instances,
+    inspect_coco,
+    moved_classes,
+    read_coco,
+)
 from .findings import Finding, merge, select
 from .folders import inspect_folders, read_list, walk_images
 from .images import PipelineLoader, inspect_images, inspect_listing, loads_by_default
-from .sources import Source, check_files, phase_sources
+from .sources import (
+    Source,
+    all_sources,
+    check_files,
+    dataset_class,
+    finds_images_as_known,
+    phase_sources,
+)
 from .truth import compare_truth
 
 # What MMPretrain's CustomDataset reads by default.
@@ -135,7 +150,7 @@ def inspect_data(
         classes, panoptic = None, False
         sources = phase_sources(cfg, phase)
         for source in sources:
-            kind, loader = _dataset_class(cfg, source), _loader_name(cfg, source)
+            kind, loader = dataset_class(cfg, source), _loader_name(cfg, source)
             if loader == "CocoDataset.load_data_list":
                 classes = _classes(kind, source)
                 panoptic = _is_panoptic(kind)
@@ -150,8 +165,10 @@ def inspect_data(
         if phase != "train" and not panoptic:
             yield from _inspect_truth(cfg, phase, sources)
     trained = TrainedClasses(trained_classes)
-    for file in coco.values():
-        yield _inspect_coco_file(cfg, file, thorough, trained)
+    inspected = [_inspect_coco_file(cfg, file, thorough, trained) for file in coco.values()]
+    files = zip(coco.values(), inspected, strict=True)
+    _require_objects(cfg, [found for file, found in files if file.only_trained])
+    yield from inspected
     for keys, source, kind in others.values():
         yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
 
@@ -191,6 +208,11 @@ class _CocoFile:
             for source in self.datasets
         )
 
+    @property
+    def only_trained(self) -> bool:
+        """Whether nothing is validated or tested with it."""
+        return self.trained and all(source.key.startswith("train_") for source in self.sources)
+
 
 def _is_panoptic(kind: type | None) -> bool:
     return getattr(kind, "ANN_ID_UNIQUE", True) is False
@@ -208,6 +230,28 @@ def _is_unlabelled(source: Source) -> bool:
     return bool(names) and not any(
         "Annotation" in name for name in names - {"LoadEmptyAnnotations"}
     )
+
+
+def _require_objects(cfg: Config, inspected: list[InspectedSet]) -> None:
+    """Refuse training files without usable objects if no other training data may have any.
+
+    Alone they are harmless: next to others, a file may hold nothing but negatives.
+    """
+    empty = [
+        (found, finding)
+        for found in inspected
+        for finding in found.findings
+        if finding.kind in WITHOUT_OBJECTS
+    ]
+    places = {key for found, _ in empty for key in found.keys}
+    labelled = [
+        source
+        for source in all_sources(cfg, "train")
+        if source.is_dataset and not _is_unlabelled(source)
+    ]
+    if all(source.key in places for source in labelled):
+        for _, finding in empty:
+            finding.harmless = False
 
 
 def _loads(pipeline: object, what: str) -> bool:
@@ -250,7 +294,10 @@ def _inspect_coco_file(
         order=trained,
         unique=not panoptic,
     )
-    if file.trained and not trained.file and trained.names:
+    if file.only_trained:
+        for finding in inspected.findings:
+            finding.harmless |= finding.kind in WITHOUT_OBJECTS  # _require_objects sees all files
+    if file.trained and instances["annotations"] and not trained.file and trained.names:
         names = [category.get("name") for category in content["categories"]]
         trained.names = [name for name in names if name in trained.names]
         trained.file = file.path
@@ -263,19 +310,36 @@ def _inspect_coco_file(
             remedy = "fix its filter_cfg or indices, or annotate the images"
             inspected.findings.append(Finding("no images taken", [text], remedy))
         prefix = source.cfg.get("data_prefix") or {}
+        if not finds_images_as_known(dataset_class(cfg, source)):
+            continue
         folder = source.join(prefix.get("img") or "")
-        for image in taken:
-            size = (image["height"], image["width"])
-            inspected.images[os.path.join(folder, image["file_name"])] = size
-        if panoptic and prefix.get("seg"):
+        sizes = {
+            os.path.join(folder, image["file_name"]): (image["height"], image["width"])
+            for image in taken
+        }
+        inspected.images.update(_checked(sizes, source, thorough))
+        if panoptic and prefix.get("seg") and source.loads_segment_files:
             folder = source.join(prefix["seg"])
             names = [image["file_name"].replace(".jpg", ".png") for image in taken]
-            inspected.findings += inspect_listing([os.path.join(folder, name) for name in names])
+            paths = [os.path.join(folder, name) for name in names]
+            inspected.findings += inspect_listing([path for path in paths if is_local(path)])
     if thorough:
         inspected.loaders = _loaders(cfg, file.datasets)
     else:
         inspected.findings += inspect_listing(list(inspected.images))
     return inspected
+
+
+def _checked(
+    images: dict[str, tuple[int, int] | None], source: Source, thorough: bool
+) -> dict[str, tuple[int, int] | None]:
+    """The images that have to be files here, or that are and can be opened.
+
+    Where the pipeline reads other files, or from a backend, it alone knows which have to exist.
+    """
+    if not source.loads_files:
+        return {path: size for path, size in images.items() if thorough and os.path.isfile(path)}
+    return {path: size for path, size in images.items() if is_local(path)}
 
 
 def _taken(
@@ -349,7 +413,7 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
         contents = []
         for source, file in zip(tested, files, strict=True):
             content, _ = read_coco(file)
-            classes = _classes(_dataset_class(cfg, source), source)
+            classes = _classes(dataset_class(cfg, source), source)
             try:
                 taken = _taken(content, source, classes, panoptic=False)
             except (KeyError, TypeError):
@@ -363,14 +427,14 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
 
 
 def _loader_name(cfg: Config, source: Source) -> str:
-    kind = _dataset_class(cfg, source)
+    kind = dataset_class(cfg, source)
     return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
 
 
 def _trained_classes(cfg: Config) -> Sequence[str] | None:
     """The classes of the first data set that a model is trained on, if it names them."""
     for source in phase_sources(cfg, "train"):
-        kind = _dataset_class(cfg, source)
+        kind = dataset_class(cfg, source)
         if hasattr(kind, "_load_metainfo"):
             classes = _classes(kind, source)
             return classes if _are_classes(classes) else None
@@ -399,21 +463,20 @@ def _inspect_classified(
         return inspected
     prefix = source.cfg.get("data_prefix") or ""
     prefix = prefix if isinstance(prefix, str) else prefix.get("img_path") or ""
-    listed = source.cfg.get("ann_file") or ""
     labelled = source.cfg.get("with_label", True)
     if split := source.cfg.get("split"):  # of ImageNet
         prefix = prefix or split
         labelled = labelled and split != "test"
-        by_default = os.path.join("meta", f"{split}.txt")
-        if not listed and os.path.exists(source.join(by_default)):
-            listed = by_default
     root = source.join(prefix)
-    if listed:
+    place = source.join(source.listed) if source.listed else root
+    if not is_local(place) or not finds_images_as_known(kind):
+        return InspectedSet(keys, place, [])
+    if source.listed:
         num_classes = min(_num_classes(cfg).values(), default=None)
-        place = source.join(listed)
         names, findings = read_list(place, labelled, num_classes)
         names = _pick(names, source.cfg.get("indices"))
         images = {os.path.join(root, name): None for name in names}
+        images = _checked(images, source, thorough)
         if not thorough:
             findings += inspect_listing(list(images))
         return InspectedSet(keys, place, findings, images, _loaders(cfg, [source]))
@@ -467,14 +530,6 @@ def _compare_folders(cfg: Config, root: str, folders: list[str]) -> list[Finding
             remedy = "name the folders alike in both and keep those of empty classes"
             return [Finding("other classes than in training", [text], remedy, count=1)]
     return []
-
-
-def _dataset_class(cfg: Config, source: Source) -> type | None:
-    kind = source.cfg.get("type")
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        return registry.get(kind)
 
 
 def _classes(kind: type, source: Source) -> Sequence[str] | str | None:
@@ -558,10 +613,15 @@ _HEADS = {
 def _num_classes(cfg: Config) -> dict[str, int]:
     """The numbers of classes of a model's heads, by their keys, in whatever the model is nested.
 
-    A mask head that is the same for all classes does not use its number.
+    A mask head that is the same for all classes does not use its number, and that of a model which
+    reads the names of the classes is the length of a text.
     """
     found = {}
-    for key, part in placed_dicts(cfg.get("model"), "model"):
+    parts = list(placed_dicts(cfg.get("model"), "model"))
+    reading = tuple(f"{key}." for key, part in parts if part.get("language_model"))
+    for key, part in parts:
+        if key.startswith(reading):
+            continue
         # Heads in a list, as of the stages of a cascade, have the name of the list.
         kind = next(word for word in reversed(key.split(".")) if not word.isdecimal())
         for name in () if part.get("class_agnostic") else _HEADS.get(kind, ()):

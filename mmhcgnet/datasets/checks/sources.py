@@ -8,13 +8,27 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
-from mmhcgnet.config_dicts import type_name
+from mmhcgnet.config_dicts import nested_dicts, type_name
 from mmhcgnet.errors import MissingFileError
 from mmhcgnet.paths import is_local
 
+from .images import has_local_backend
+
 # MMPretrain's sets that fetch themselves unless download=False.
 _DOWNLOADED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
+_TOOLBOXES = ("mmengine", "mmdet", "mmpretrain", "mmseg")
+# What a data set overrides to find its images in a way of its own.
+_FINDING = (
+    "_join_prefix",
+    "load_data_list",
+    "parse_data_info",
+    "filter_data",
+    "_find_samples",
+    "is_valid_file",
+    "img_prefix",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,30 @@ class Source:
 
     def join(self, path: str) -> str:
         """A path of the config as the data set reads it."""
-        return os.path.join(self.root, os.path.expanduser(path))
+        return os.path.join(self.root, os.path.expanduser(path)) if is_local(path) else path
+
+    @property
+    def listed(self) -> str:
+        """The file that lists its images, ``""`` if it searches a folder for them."""
+        listed = self.cfg.get("ann_file") or ""
+        if (split := self.cfg.get("split")) and not listed:  # of ImageNet
+            by_default = os.path.join("meta", f"{split}.txt")
+            listed = by_default if os.path.exists(self.join(by_default)) else ""
+        return listed
+
+    @property
+    def loads_files(self) -> bool:
+        """Whether its pipeline reads images as files of this file system, by their own paths."""
+        pipeline = self.cfg.get("pipeline")
+        return not pipeline or _reads_files(pipeline[0], "LoadImageFromFile")
+
+    @property
+    def loads_segment_files(self) -> bool:
+        """As :attr:`loads_files`, of the segments of panoptic sets."""
+        pipeline = self.cfg.get("pipeline")
+        return not pipeline or any(
+            _reads_files(node, "LoadPanopticAnnotations") for node in nested_dicts(pipeline)
+        )
 
     @property
     def is_dataset(self) -> bool:
@@ -53,8 +90,7 @@ class Source:
     @property
     def is_here(self) -> bool:
         """Whether its files are of this file system."""
-        backend = (self.cfg.get("backend_args") or {}).get("backend", "local")
-        return backend in ("local", "disk") and is_local(self.root)
+        return has_local_backend(self.cfg) and is_local(self.root)
 
     @property
     def is_fetched(self) -> bool:
@@ -72,21 +108,59 @@ def check_files(cfg: Config, *phases: str) -> None:
     sources = [source for phase in phases for source in phase_sources(cfg, phase)]
     sources = [source for source in sources if not source.is_fetched]
     for source in sources:
-        if source.root and not os.path.isdir(source.root):
+        files = source.files()
+        needed = {key: path for key, path in files.items() if is_local(source.join(path))}
+        if not _needs_image_folder(cfg, source):
+            needed = {key: path for key, path in needed.items() if key.endswith("ann_file")}
+        in_root = any(not os.path.isabs(os.path.expanduser(path)) for path in needed.values())
+        if source.root and not os.path.isdir(source.root) and (in_root or not files):
             raise _missing("data set", source.root, f"{source.key}.data_root", source, sources)
-        for key, path in source.files().items():
+        for key, path in needed.items():
             path = source.join(path)
-            if is_local(path) and not os.path.exists(path):
+            if not os.path.exists(path):
                 what = "annotation file" if key.endswith("ann_file") else "image folder"
                 raise _missing(what, path, key, source, sources)
 
 
+def _needs_image_folder(cfg: Config, source: Source) -> bool:
+    # A data set without a list searches the folder, whatever reads the images afterwards.
+    searched = source.is_dataset and (source.loads_files or not source.listed)
+    return searched and finds_images_as_known(dataset_class(cfg, source))
+
+
+def dataset_class(cfg: Config, source: Source) -> type | None:
+    """The class that a data set's type stands for, if it is known."""
+    kind = source.cfg.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return registry.get(kind)
+
+
+def finds_images_as_known(kind: type | None) -> bool:
+    """Whether a data set finds its images by the toolboxes' code and not by that of a subclass."""
+    for name in _FINDING:
+        owner = next((base for base in getattr(kind, "__mro__", ()) if name in vars(base)), None)
+        if owner and owner.__module__.partition(".")[0] not in _TOOLBOXES:
+            return False
+    return True
+
+
+def _reads_files(transform: dict, name: str) -> bool:
+    return type_name(transform) == name and has_local_backend(transform)
+
+
 def phase_sources(cfg: Config, phase: str) -> list[Source]:
     """The data sets and metrics of ``"train"``, ``"val"`` or ``"test"`` that read local files."""
+    return [source for source in all_sources(cfg, phase) if source.is_here]
+
+
+def all_sources(cfg: Config, phase: str) -> list[Source]:
+    """As :func:`phase_sources`, with those that read from elsewhere."""
     sources: list[Source] = []
     for section in ("dataloader", "evaluator"):
         sources += _sources(cfg.get(f"{phase}_{section}"), f"{phase}_{section}")
-    return [source for source in sources if source.is_here]
+    return sources
 
 
 def _sources(node: object, key: str) -> Iterator[Source]:
@@ -123,7 +197,8 @@ def _missing(
                 if (inside := _relative(file, root)) is not None:
                     options.append(f"{file_key}=DIR/{inside}")
                     layout.append(inside)
-    parts = ",".join(dict.fromkeys(part for part in layout if not os.path.isabs(part)))
+    inside = [part for part in layout if is_local(part) and not os.path.isabs(part)]
+    parts = ",".join(dict.fromkeys(inside))
     expected = f"expected is {root.rstrip('/')}/{{{parts}}}; " if parts else ""
     make = "put or link it there"
     if "shapes" in PurePath(root).parts:

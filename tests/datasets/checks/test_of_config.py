@@ -5,8 +5,10 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
 from mmhcgnet.datasets.checks.explain import (
@@ -183,6 +185,111 @@ def test_cifar_fetches_itself_unless_told_not_to():
 )
 def test_other_backends_are_left_alone(remote):
     check_data(Config(dict(test_dataloader=dict(dataset=coco(**remote)))), "test")
+
+
+LMDB = [dict(type="LoadImageFromFile", backend_args=dict(backend="lmdb", db_path="a.lmdb"))]
+
+
+@DATASETS.register_module()
+class NumberedImages(CocoDataset):
+    """Images whose names in the file lack the suffix."""
+
+    def parse_data_info(self, raw_data_info):
+        return super().parse_data_info(raw_data_info)
+
+
+@pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(data_prefix=dict(img="http://host/train/")),
+        dict(data_prefix=dict(img="s3://bucket/train/")),
+        dict(pipeline=LMDB),
+        dict(pipeline=[dict(type="LoadImageFromFile", file_client_args=dict(backend="petrel"))]),
+        dict(pipeline=[dict(type="ReadStack"), dict(type="LoadAnnotations")]),
+        dict(type="mmengine.NumberedImages"),
+    ],
+)
+def test_images_that_are_no_plain_files_need_not_be_here(tmp_path, options, thorough):
+    shutil.rmtree(make_coco(tmp_path / "data") / "train2017")
+    with pytest.raises(MissingFileError, match="image folder data/train2017/"):
+        check_data(cats(), "train")
+    cfg = cats()
+    cfg.train_dataloader.dataset.update(options)
+    check_data(cfg, "train")
+    (tmp_path / "data" / "train2017").mkdir()
+    (found,) = inspect_data(cfg, "train", thorough=thorough)
+    inspect_set_images(found)
+    assert found.findings == [] and found.images == {}
+    # Their annotations are inspected nonetheless.
+    write_coco(tmp_path / "data", categories=[dict(id=7, name="dog")])
+    with pytest.raises(DataError, match="has no category 'cat'"):
+        check_data(cfg, "train")
+
+
+def test_file_names_may_be_urls(tmp_path):
+    told = write_coco(make_coco(tmp_path / "data"))
+    names = ["http://host/1.jpg", str(tmp_path / "data/train2017/2.png")]
+    images = [dict(i, file_name=name) for i, name in zip(told["images"], names, strict=True)]
+    write_coco(tmp_path / "data", images=images)
+    cfg = cats(root="")
+    ann_file = "data/annotations/instances_train2017.json"
+    cfg.train_dataloader.dataset.update(ann_file=ann_file, data_prefix=dict(img=""))
+    (found,) = inspect_data(cfg, "train")
+    assert found.findings == [] and list(found.images) == names[1:]
+
+
+def test_a_root_that_nothing_lies_in_need_not_exist(tmp_path):
+    root = make_coco(tmp_path / "data")
+    cfg = cats(root="nowhere")
+    ann_file = str(root / "annotations/instances_train2017.json")
+    cfg.train_dataloader.dataset.update(ann_file=ann_file, data_prefix=dict(img="s3://bucket/"))
+    check_data(cfg, "train")
+
+
+def test_images_that_another_transform_loads_are_opened_where_they_are(tmp_path):
+    (make_coco(tmp_path / "data") / "train2017" / "2.png").unlink()
+    cfg = cats(pipeline=[dict(type="ReadStack")])
+    (found,) = inspect_data(cfg, "train", thorough=True)
+    assert list(found.images) == ["data/train2017/1.png"]
+
+
+@pytest.mark.parametrize("prefix", ["http://host/train", dict(img_path="s3://bucket/train")])
+@pytest.mark.parametrize("ann_file", ["list.txt", "http://host/list.txt", ""])
+def test_lists_and_folders_may_be_elsewhere(tmp_path, prefix, ann_file):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    cfg = classifier(ann_file=ann_file)
+    cfg.train_dataloader.dataset.data_prefix = prefix
+    check_data(cfg, "train")
+
+
+def test_listed_images_may_be_in_a_backend(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "list.txt").write_text("cat/1.png 0\ndog/1.png 1\n")
+    check_data(classifier(ann_file="list.txt", pipeline=LMDB), "train")
+    # Class folders are searched on the disk, whatever reads the images.
+    with pytest.raises(MissingFileError, match="image folder data/train "):
+        check_data(classifier(pipeline=LMDB), "train")
+    class_folders(tmp_path / "data" / "train", "cat", "dog")
+    check_data(classifier(pipeline=LMDB), "train")
+
+
+@DATASETS.register_module()
+class FlatFolder(CustomDataset):
+    """Images whose names begin with those of their classes."""
+
+    def _find_samples(self):
+        return []
+
+
+def test_a_data_set_may_search_folders_in_its_own_way(tmp_path):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    cfg = classifier()
+    with pytest.raises(DataError, match="holds no folders of classes"):
+        check_data(cfg, "train")
+    cfg.train_dataloader.dataset.type = "mmengine.FlatFolder"
+    check_data(cfg, "train")
 
 
 def cats(root="data", scope="mmdet", num_classes=1, **dataset):
@@ -488,6 +595,60 @@ def test_sets_without_labels_are_trained_on_where_no_labels_are_loaded(tmp_path,
         check_data(cats(pipeline=[dict(type="LoadAnnotations")]), "train")
 
 
+def labelled_and(other):
+    """A config that trains on the file of cats and on another data set."""
+    cfg = cats()
+    sets = [cfg.train_dataloader.dataset, other]
+    cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=sets)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "flags", [None, dict(iscrowd=1), dict(ignore=1), dict(bbox=[2, 3, 0, 8])], ids=str
+)
+def test_a_training_file_may_hold_negatives_alone(tmp_path, flags):
+    root = make_coco(tmp_path / "data")
+    told = write_coco(root)["annotations"]
+    nothing = [dict(entry, **flags) for entry in told] if flags else []
+    write_coco(root, "val", annotations=nothing)
+    negatives = coco("data", "val", metainfo=dict(classes=("cat",)))
+    cfg = labelled_and(negatives)
+    check_data(cfg, "train")
+    found = list(inspect_data(cfg, "train"))
+    assert found[0].findings == [] and found[1].findings and len(found[1].images) == 2
+    # None of both has objects, or it is all that there is.
+    write_coco(root, annotations=nothing)
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train")
+    cfg.train_dataloader.dataset = negatives
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train")
+
+
+def test_negatives_need_no_categories_and_no_filter(tmp_path):
+    root = make_coco(tmp_path / "data")
+    write_coco(root, "val", annotations=[], categories=[])
+    negatives = coco("data", "val", metainfo=dict(classes=("cat",)))
+    check_data(labelled_and(negatives), "train")
+    with pytest.raises(DataError, match="takes none of the images"):
+        check_data(labelled_and(dict(negatives, filter_cfg=dict(filter_empty_gt=True))), "train")
+
+
+@pytest.mark.parametrize("other", [dict(type="XMLDataset"), coco("s3://bucket/coco")])
+def test_objects_may_be_in_data_that_is_not_inspected(tmp_path, other):
+    write_coco(make_coco(tmp_path / "data"), annotations=[])
+    check_data(labelled_and(other), "train")
+
+
+def test_negatives_alone_are_not_evaluated(tmp_path):
+    root = make_coco(tmp_path / "data")
+    write_coco(root, "val", annotations=[])
+    cfg = labelled_and(coco("data", "val", metainfo=dict(classes=("cat",))))
+    cfg.val_dataloader = dict(dataset=coco("data", "val", metainfo=dict(classes=("cat",))))
+    with pytest.raises(DataError, match="holds no annotation"):
+        check_data(cfg, "train", "val")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -588,6 +749,18 @@ def test_heads_are_found_in_whatever_the_model_is_nested(tmp_path, nest):
     check_data(cfg, "train")  # a mask head that is the same for all classes may say what it likes
     cfg.model = nest(dict(roi_head=dict(bbox_head=[dict(num_classes=1), dict(num_classes=80)])))
     with pytest.raises(DataError, match=r"roi_head.bbox_head.1.num_classes=1\b"):
+        check_data(cfg, "train")
+
+
+@pytest.mark.parametrize("nest", [lambda model: model, lambda model: dict(detector=model)])
+def test_heads_of_models_that_read_class_names_have_any_number(tmp_path, nest):
+    make_coco(tmp_path / "data")
+    cfg = cats()
+    grounding = dict(language_model=dict(type="BertModel"), bbox_head=dict(num_classes=256))
+    cfg.model = nest(grounding)
+    check_data(cfg, "train")
+    cfg.model = dict(teacher=nest(grounding), student=dict(bbox_head=dict(num_classes=256)))
+    with pytest.raises(DataError, match=r"but the config has model.student.bbox_head.num_classes"):
         check_data(cfg, "train")
 
 
