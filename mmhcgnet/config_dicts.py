@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
 
 def type_name(cfg: Any) -> str:
     """The name of a config's type, without its package.
@@ -23,6 +26,15 @@ def type_name(cfg: Any) -> str:
     else:
         name = getattr(kind, "__name__", type(kind).__name__)
     return "Pretrained" if name == "PretrainedInit" else name
+
+
+def dataset_class(cfg: Config, dataset: dict) -> type | None:
+    """The class that the type of a data set stands for, if it is known in the config's scope."""
+    kind = dataset.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
+        return registry.get(kind)
 
 
 def nested_dicts(node: Any) -> Iterator[dict]:

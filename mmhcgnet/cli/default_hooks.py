@@ -14,8 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch.utils.data import IterableDataset
 
-from mmhcgnet.config_dicts import type_name
-from mmhcgnet.engine.configs import dataset_class
+from mmhcgnet.config_dicts import dataset_class, type_name
 from mmhcgnet.paths import shipped_path
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DATASETS
 
 from mmhcgnet._compat import install_command
 from mmhcgnet.config_dicts import nested_dicts, type_name
@@ -336,15 +335,6 @@ def tested_dataset(cfg: Config) -> dict[str, Any]:
     while "pipeline" not in dataset and ("dataset" in dataset or "datasets" in dataset):
         dataset = dataset["dataset"] if "dataset" in dataset else dataset["datasets"][0]
     return dataset
-
-
-def dataset_class(cfg: Config, dataset: dict) -> type | None:
-    """The class of a data set in a config, ``None`` if it is not known."""
-    kind = dataset.get("type")
-    if isinstance(kind, str):  # in MMEngine's newer configs it is the class
-        with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-            kind = registry.get(kind)
-    return kind
 
 
 def tested_pipeline(cfg: Config) -> list[dict]:

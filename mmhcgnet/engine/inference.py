@@ -12,11 +12,11 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
 from mmhcgnet.checkpoints import Checkpoint
-from mmhcgnet.config_dicts import type_name
+from mmhcgnet.config_dicts import dataset_class, type_name
 from mmhcgnet.errors import UsageError
 from mmhcgnet_runtime.images import read
 
-from .configs import dataset_class, loads_files, tested_dataset, tested_pipeline
+from .configs import loads_files, tested_dataset, tested_pipeline
 from .models import load_model
 
 # The image is there, and has no annotations.

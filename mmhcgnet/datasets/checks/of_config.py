@@ -13,7 +13,7 @@ from mmengine.fileio import list_from_file
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 
-from mmhcgnet.config_dicts import nested_dicts, placed_dicts, type_name
+from mmhcgnet.config_dicts import dataset_class, nested_dicts, placed_dicts, type_name
 from mmhcgnet.errors import DataError, readable
 from mmhcgnet.paths import is_local
 
@@ -32,7 +32,6 @@ from .sources import (
     Source,
     all_sources,
     check_files,
-    dataset_class,
     finds_images_as_known,
     phase_sources,
 )
@@ -150,7 +149,7 @@ def inspect_data(
         classes, panoptic = None, False
         sources = phase_sources(cfg, phase)
         for source in sources:
-            kind, loader = dataset_class(cfg, source), _loader_name(cfg, source)
+            kind, loader = dataset_class(cfg, source.cfg), _loader_name(cfg, source)
             if loader == "CocoDataset.load_data_list":
                 classes = _classes(kind, source)
                 panoptic = _is_panoptic(kind)
@@ -310,7 +309,7 @@ def _inspect_coco_file(
             remedy = "fix its filter_cfg or indices, or annotate the images"
             inspected.findings.append(Finding("no images taken", [text], remedy))
         prefix = source.cfg.get("data_prefix") or {}
-        if not finds_images_as_known(dataset_class(cfg, source)):
+        if not finds_images_as_known(dataset_class(cfg, source.cfg)):
             continue
         folder = source.join(prefix.get("img") or "")
         sizes = {
@@ -413,7 +412,7 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
         contents = []
         for source, file in zip(tested, files, strict=True):
             content, _ = read_coco(file)
-            classes = _classes(dataset_class(cfg, source), source)
+            classes = _classes(dataset_class(cfg, source.cfg), source)
             try:
                 taken = _taken(content, source, classes, panoptic=False)
             except (KeyError, TypeError):
@@ -427,14 +426,14 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
 
 
 def _loader_name(cfg: Config, source: Source) -> str:
-    kind = dataset_class(cfg, source)
+    kind = dataset_class(cfg, source.cfg)
     return getattr(getattr(kind, "load_data_list", None), "__qualname__", "")
 
 
 def _trained_classes(cfg: Config) -> Sequence[str] | None:
     """The classes of the first data set that a model is trained on, if it names them."""
     for source in phase_sources(cfg, "train"):
-        kind = dataset_class(cfg, source)
+        kind = dataset_class(cfg, source.cfg)
         if hasattr(kind, "_load_metainfo"):
             classes = _classes(kind, source)
             return classes if _are_classes(classes) else None

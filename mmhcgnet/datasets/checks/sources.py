@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 
-from mmhcgnet.config_dicts import nested_dicts, type_name
+from mmhcgnet.config_dicts import dataset_class, nested_dicts, type_name
 from mmhcgnet.errors import MissingFileError
 from mmhcgnet.paths import is_local
 
@@ -125,16 +124,7 @@ def check_files(cfg: Config, *phases: str) -> None:
 def _needs_image_folder(cfg: Config, source: Source) -> bool:
     # A data set without a list searches the folder, whatever reads the images afterwards.
     searched = source.is_dataset and (source.loads_files or not source.listed)
-    return searched and finds_images_as_known(dataset_class(cfg, source))
-
-
-def dataset_class(cfg: Config, source: Source) -> type | None:
-    """The class that a data set's type stands for, if it is known."""
-    kind = source.cfg.get("type")
-    if not isinstance(kind, str):
-        return kind
-    with DATASETS.switch_scope_and_registry(cfg.get("default_scope")) as registry:
-        return registry.get(kind)
+    return searched and finds_images_as_known(dataset_class(cfg, source.cfg))
 
 
 def finds_images_as_known(kind: type | None) -> bool:
