@@ -117,6 +117,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if (slow := item.get_closest_marker("slow")) and not slow.kwargs.get("reason"):
             raise pytest.UsageError(f"{item.nodeid} does not say why it is slow(reason=...)")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 def pytest_deselected(items):

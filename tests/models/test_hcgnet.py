@@ -761,7 +761,6 @@ def test_layer_wise_learning_rates_of_mmpretrain():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("with_cp", [False, True])
 def test_amp_training_on_gpu(with_cp):
     network = HCGNet(arch="B", with_cp=with_cp).to("cuda").train()

@@ -100,7 +100,6 @@ def test_a_trained_network_keeps_its_classes(trained, dtype, form):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_a_trained_network_keeps_its_classes_on_gpu(trained, dtype, form):
