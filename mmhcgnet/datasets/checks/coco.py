@@ -599,7 +599,7 @@ def _flags(entries: list[dict], key: str, null: bool) -> tuple[np.ndarray, np.nd
 
 
 def _look_up(table: dict, keys: list) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of ids, -1 for none, and which ids are listed as a value of another type."""
+    """The numbers of ids, -1 for none, and which are of another type than any that is listed."""
     try:
         found = np.array([table.get(key, -1) for key in keys])
     except TypeError:  # a list or the like for a key
@@ -607,5 +607,5 @@ def _look_up(table: dict, keys: list) -> tuple[np.ndarray, np.ndarray]:
     strings = {str(key) for key in table}
     other = np.zeros(len(keys), bool)
     for i in np.flatnonzero(found < 0):
-        other[i] = str(keys[i]) in strings
+        other[i] = not isinstance(keys[i], Hashable) or str(keys[i]) in strings
     return found, other

@@ -145,6 +145,7 @@ def inspect_data(
     coco: dict[tuple, _CocoFile] = {}
     others: dict[tuple, tuple[list[str], Source, type]] = {}
     trained_classes = _trained_classes(cfg) if as_in_training else None
+    evaluated: list[tuple[str, list[Source]]] = []
     for phase in phases:
         classes, panoptic = None, False
         sources = phase_sources(cfg, phase)
@@ -162,12 +163,19 @@ def inspect_data(
             elif type_name(source.cfg) == "CocoMetric" and source.cfg.get("ann_file"):
                 _note_coco(coco, source, classes)
         if phase != "train" and not panoptic:
-            yield from _inspect_truth(cfg, phase, sources)
+            evaluated.append((phase, sources))
     trained = TrainedClasses(trained_classes)
     inspected = [_inspect_coco_file(cfg, file, thorough, trained) for file in coco.values()]
-    files = zip(coco.values(), inspected, strict=True)
+    files = list(zip(coco.values(), inspected, strict=True))
     _require_objects(cfg, [found for file, found in files if file.only_trained])
     yield from inspected
+    faulty = {
+        os.path.realpath(file.path)
+        for file, found in files
+        if any(not finding.harmless for finding in found.findings)
+    }
+    for phase, sources in evaluated:
+        yield from _inspect_truth(cfg, phase, sources, faulty)
     for keys, source, kind in others.values():
         yield _inspect_classified(cfg, keys, source, kind, thorough, trained_classes)
 
@@ -390,8 +398,17 @@ def _loaders(cfg: Config, sources: Sequence[Source]) -> list[PipelineLoader | No
         return [pipeline and PipelineLoader(pipeline, registry.build) for pipeline in pipelines]
 
 
-def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[InspectedSet]:
-    """Compare the images of a phase's data sets with those of its evaluators."""
+def _inspect_truth(
+    cfg: Config, phase: str, sources: list[Source], faulty: set[str]
+) -> Iterator[InspectedSet]:
+    """Compare the images of a phase's data sets with those of its evaluators.
+
+    Args:
+        cfg: The config.
+        phase: The phase.
+        sources: Its data sets and metrics.
+        faulty: The annotation files in which nothing can be relied on.
+    """
     datasets = [source for source in sources if source.is_dataset]
     for metric in sources:
         path = metric.join(metric.cfg.get("ann_file") or "")
@@ -407,22 +424,21 @@ def _inspect_truth(cfg: Config, phase: str, sources: list[Source]) -> Iterator[I
             os.path.isfile(file) and _loader_name(cfg, source) == "CocoDataset.load_data_list"
             for file, source in zip(files, tested, strict=True)
         )
-        if not tested or not known or [os.path.realpath(path)] == [*map(os.path.realpath, files)]:
+        real = [*map(os.path.realpath, files)]
+        if not tested or not known or real == [os.path.realpath(path)]:
+            continue
+        if faulty.intersection([os.path.realpath(path), *real]):
             continue
         contents = []
         for source, file in zip(tested, files, strict=True):
             content, _ = read_coco(file)
             classes = _classes(dataset_class(cfg, source.cfg), source)
-            try:
-                taken = _taken(content, source, classes, panoptic=False)
-            except (KeyError, TypeError):
-                break  # reported where the data set is inspected
+            taken = _taken(content, source, classes, panoptic=False)
             contents.append((file, dict(content, images=taken)))
         truth, _ = read_coco(path)
-        if truth and len(contents) == len(tested):
+        if findings := compare_truth(path, truth, contents, metric.key):
             keys = [metric.key, *(source.key for source in tested)]
-            if findings := compare_truth(path, truth, contents, metric.key):
-                yield InspectedSet(keys, path, findings)
+            yield InspectedSet(keys, path, findings)
 
 
 def _loader_name(cfg: Config, source: Source) -> str:

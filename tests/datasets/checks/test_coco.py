@@ -117,7 +117,7 @@ def lacking(part, key):
         (put("annotations", bbox=["1", "1", "2", "2"]), "box that is no box"),
         (put("annotations", area=None), "box that is no box"),
         (put("annotations", category_id=7), "unknown category"),
-        (put("annotations", category_id=[5]), "unknown category"),
+        (put("annotations", category_id=[5]), "category id of another type"),
         (lacking("annotations", "segmentation"), "missing mask"),
         (put("annotations", segmentation=[]), "missing mask"),
         (put("annotations", segmentation="abc"), "mask that is no mask"),

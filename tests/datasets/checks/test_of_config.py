@@ -800,6 +800,28 @@ def test_the_evaluator_has_to_know_the_tested_images(tmp_path):
     check_data(tested(other), "test")
 
 
+@pytest.mark.parametrize("split", ["train", "val"])  # the evaluator's file, the data set's
+@pytest.mark.parametrize("key", ["id", "file_name", "height", "width"])
+def test_files_that_lack_what_is_compared_are_told(tmp_path, split, key):
+    root = make_coco(tmp_path / "data")
+    images = write_coco(root, "val")["images"]
+    del images[1][key]
+    write_coco(root, split, images=images)
+    with pytest.raises(DataError, match=f"instances_{split}2017.json has an image .* '{key}'"):
+        check_data(tested("data/annotations/instances_train2017.json"), "test")
+
+
+@pytest.mark.parametrize("filters", [None, dict(filter_empty_gt=True)])
+def test_annotations_of_an_image_id_that_is_a_list_are_told(tmp_path, filters):
+    root = make_coco(tmp_path / "data")
+    objects = write_coco(root, "val")["annotations"]
+    objects[1]["image_id"] = [2]
+    write_coco(root, "val", annotations=objects)
+    cfg = tested("data/annotations/instances_train2017.json", filter_cfg=filters)
+    with pytest.raises(DataError, match=r"whose image_id is \[2\]"):
+        check_data(cfg, "test")
+
+
 def test_images_of_several_tested_sets_need_different_ids(tmp_path):
     make_coco(tmp_path / "data")
     with pytest.raises(DataError, match="The image id 1 is 1.png in .* and 1.png in"):
