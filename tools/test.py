@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         "--interval",
         type=int,
         default=1,
-        help="draw every so many images (classification; detection draws all)",
+        help="draw every so many images (detection draws all)",
     )
     parser.add_argument(
         "--wait-time", type=float, default=2, help="seconds that --show shows an image"

@@ -236,8 +236,9 @@ def set_visualization(
 ) -> None:
     """Draw the predictions of a test (``--show``, ``--show-dir``).
 
-    MMDetection writes into ``<work dir>/<time>/<show dir>`` and draws every image. Images of equal
-    names in several folders are drawn into folders, too.
+    MMDetection writes into ``<work dir>/<time>/<show dir>`` and draws every image, MMSegmentation
+    writes into ``<show dir>/vis_data/vis_image``. Images of equal names in several folders are
+    drawn into folders, too, except by MMSegmentation.
 
     Raises:
         UsageError: If the config has no hook that draws.
@@ -246,15 +247,24 @@ def set_visualization(
     if hook is None:
         raise UsageError(
             "--show and --show-dir need default_hooks.visualization in the config, a "
-            "DetVisualizationHook (detection) or VisualizationHook (classification)."
+            "DetVisualizationHook (detection), VisualizationHook (classification) or "
+            "SegVisualizationHook (segmentation)."
         )
-    if toolbox(cfg) == "mmdet":
+    package = toolbox(cfg)
+    if package == "mmdet":
         hook.update(draw=True, show=show, wait_time=wait_time, test_out_dir=show_dir)
+    elif package == "mmseg":
+        hook.update(draw=True, show=show, wait_time=wait_time, interval=interval)
+        if show_dir:
+            visualizer = dict(
+                type="mmseg.SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")]
+            )
+            cfg.visualizer = {**visualizer, **(cfg.get("visualizer") or {}), "save_dir": show_dir}
     else:
         hook.update(
             enable=True, show=show, wait_time=wait_time, out_dir=show_dir, interval=interval
         )
-    if show_dir:
+    if show_dir and package != "mmseg":
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="mmhcgnet.ImageNameHook")]
 
 

@@ -198,13 +198,26 @@ def test_each_toolbox_has_its_own_drawing_hook():
     for scope, expected in (
         ("mmdet", dict(draw=True, show=False, wait_time=1, test_out_dir="d")),
         ("mmpretrain", dict(enable=True, show=False, wait_time=1, out_dir="d", interval=5)),
+        ("mmseg", dict(draw=True, show=False, wait_time=1, interval=5)),
     ):
         hooks = dict(visualization=dict(type="Hook"))
         cfg = Config(dict(default_scope=scope, default_hooks=hooks))
         set_visualization(cfg, False, "d", 5, 1)
         assert cfg.default_hooks.visualization == dict(type="Hook", **expected)
-    with pytest.raises(UsageError, match="default_hooks.visualization"):
+    with pytest.raises(UsageError, match="default_hooks.visualization.*SegVisualizationHook"):
         set_visualization(Config(dict()), True, None, 1, 1)
+
+
+@pytest.mark.parametrize("visualizer", [None, dict(type="Own", vis_backends=[], alpha=0.5)])
+def test_segmentations_are_saved_where_the_visualizer_saves(visualizer):
+    hooks = dict(visualization=dict(type="SegVisualizationHook"))
+    cfg = Config(dict(default_scope="mmseg", default_hooks=hooks, visualizer=visualizer))
+    set_visualization(cfg, True, None, 1, 1)
+    assert cfg.visualizer == visualizer and cfg.default_hooks.visualization.show
+    set_visualization(cfg, False, "d", 1, 1)
+    by_default = dict(type="mmseg.SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")])
+    assert cfg.visualizer == dict(visualizer or by_default, save_dir="d")
+    assert "custom_hooks" not in cfg
 
 
 def detection(**model):
