@@ -277,29 +277,39 @@ def set_test_time_augmentation(cfg: Config) -> None:
         UsageError: If the toolbox cannot draw the images or merge what the model predicts, or a
             data set has no pipeline.
     """
-    detection = toolbox(cfg) == "mmdet"
+    package = toolbox(cfg)
     drawing = (cfg.get("default_hooks") or {}).get("visualization") or {}
-    if not detection and drawing.get("enable"):
+    if package != "mmdet" and drawing.get("enable"):
         raise UsageError(
             "MMPretrain cannot draw augmented images: with --tta leave --show and --show-dir out."
         )
-    if detection and "mask_head" in (cfg.model.get("roi_head") or {}):
-        _drop_mask_head(cfg)
+    roi_head = cfg.model.get("roi_head") or {}
+    if package == "mmdet" and "mask_head" in roi_head and roi_head["mask_head"] is None:
+        _allow_dropped_mask_head(cfg)
     if "tta_model" not in cfg:
-        if not detection:
-            cfg.tta_model = dict(type="mmpretrain.AverageClsScoreTTA")
-        elif cfg.model.get("mask_head") or cfg.model.get("roi_head", {}).get("mask_head"):
-            raise UsageError(
-                "MMDetection's test-time augmentation merges boxes and no masks: add "
-                "--cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
-            )
-        else:
-            nms = dict(type="nms", iou_threshold=0.5)
-            cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
+        cfg.tta_model = _tta_model(cfg, package)
     for dataset in _unwrapped_datasets(cfg.test_dataloader.dataset):
         own = cfg.get("tta_pipeline")
-        dataset.pipeline = deepcopy(own) if own else _with_flips(dataset, detection)
+        dataset.pipeline = deepcopy(own) if own else _with_flips(dataset, package)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _tta_model(cfg: Config, package: str | None) -> dict:
+    """What merges a toolbox's predictions for an image as it is and flipped."""
+    if package == "mmseg":
+        return dict(type="mmseg.SegTTAModel")
+    if package != "mmdet":
+        return dict(type="mmpretrain.AverageClsScoreTTA")
+    refused = "MMDetection's test-time augmentation merges boxes and no masks: "
+    if (cfg.model.get("roi_head") or {}).get("mask_head"):
+        raise UsageError(
+            f"{refused}add --cfg-options model.roi_head.mask_head=None test_evaluator.metric=bbox"
+        )
+    instances = type_name(cfg.model.get("bbox_head")).startswith("RTMDetIns")
+    if instances or cfg.model.get("mask_head") or cfg.model.get("panoptic_head"):
+        raise UsageError(f"{refused}leave --tta out, as this model predicts masks.")
+    nms = dict(type="nms", iou_threshold=0.5)
+    return dict(type="mmdet.DetTTAModel", tta_cfg=dict(nms=nms, max_per_img=100))
 
 
 def _unwrapped_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
@@ -312,7 +322,7 @@ def _unwrapped_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
             yield from _unwrapped_datasets(child)
 
 
-def _with_flips(dataset: ConfigDict, detection: bool) -> list[dict]:
+def _with_flips(dataset: ConfigDict, package: str | None) -> list[dict]:
     """The pipeline of a data set, which gives each image as it is and flipped."""
     if not dataset.get("pipeline"):
         raise UsageError(
@@ -320,22 +330,23 @@ def _with_flips(dataset: ConfigDict, detection: bool) -> list[dict]:
             "in the config: give it one, or a tta_pipeline to the config."
         )
     *pipeline, pack = deepcopy(dataset.pipeline)
-    if detection:
+    if package == "mmdet":
         meta_keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
         pack["meta_keys"] = (*meta_keys, "flip", "flip_direction")
-    flip = "mmdet.RandomFlip" if detection else "RandomFlip"
+    flip = "mmdet.RandomFlip" if package == "mmdet" else "RandomFlip"
     flips = [dict(type=flip, prob=1.0), dict(type=flip, prob=0.0)]
+    if package == "mmseg":
+        flips.reverse()  # the first one's labels are compared with what is merged
     return [*pipeline, dict(type="TestTimeAug", transforms=[flips, [pack]])]
 
 
-def _drop_mask_head(cfg: Config) -> None:
+def _allow_dropped_mask_head(cfg: Config) -> None:
     """Let a detector without its mask head load the checkpoint of one that has it."""
-    if cfg.model.roi_head.mask_head is None:
-        # A ConfigDict keeps copies: what it is given is not what it holds.
-        cfg.default_hooks = cfg.get("default_hooks") or {}
-        cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
-        if cfg.default_hooks.strict_load is not None:
-            cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
+    # A ConfigDict keeps copies: what it is given is not what it holds.
+    cfg.default_hooks = cfg.get("default_hooks") or {}
+    cfg.default_hooks.setdefault("strict_load", dict(type="mmhcgnet.StrictLoadHook"))
+    if cfg.default_hooks.strict_load is not None:
+        cfg.default_hooks.strict_load["dropped"] = ["roi_head.mask_head"]
 
 
 def decide_out_item(out: str | None, out_item: str | None) -> str | None:

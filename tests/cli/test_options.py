@@ -295,6 +295,32 @@ def test_masks_cannot_be_merged():
     with pytest.raises(UsageError, match="model.roi_head.mask_head=None"):
         set_test_time_augmentation(detection(roi_head=dict(mask_head=dict(type="FCNMaskHead"))))
     set_test_time_augmentation(detection(roi_head=dict(mask_head=None)))
+    set_test_time_augmentation(detection(roi_head=None))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        dict(type="Mask2Former", panoptic_head=dict(type="Mask2FormerHead")),
+        dict(type="SOLO", mask_head=dict(type="SOLOHead")),
+        dict(type="RTMDet", bbox_head=dict(type="RTMDetInsSepBNHead")),
+    ],
+)
+def test_masks_that_no_option_takes_away_cannot_be_merged(model):
+    with pytest.raises(UsageError, match="merges boxes and no masks: leave --tta out"):
+        set_test_time_augmentation(detection(roi_head=None, **model))
+    cfg = detection(**model)
+    cfg.tta_model = dict(type="Own")
+    set_test_time_augmentation(cfg)
+
+
+def test_a_segmentor_is_augmented_by_its_own_toolbox():
+    cfg = concatenated(8, 16)
+    cfg.default_scope = "mmseg"
+    set_test_time_augmentation(cfg)
+    assert cfg.model.type == "mmseg.SegTTAModel" and cfg.model.module.type == "RetinaNet"
+    flips, _ = cfg.test_dataloader.dataset.datasets[0].pipeline[-1].transforms
+    assert [flip.prob for flip in flips] == [0, 1]
 
 
 def test_a_base_of_a_package_that_is_not_there_says_how_to_install_it(monkeypatch):
