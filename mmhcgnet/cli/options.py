@@ -105,8 +105,10 @@ def check_new(path: str, content: bytes, force: bool) -> None:
         force: Replace what is there.
 
     Raises:
-        UsageError: If the file exists with another content.
+        UsageError: If the file exists with another content, or is a folder.
     """
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder, where a file is to be written: move it away.")
     if not force and os.path.exists(path) and Path(path).read_bytes() != content:
         raise UsageError(f"{path} already exists: move it away, or add --force.")
 

@@ -25,6 +25,15 @@ def halves(annotations):
     return [json.loads(annotations.with_name(f"{n}.json").read_text()) for n in ("train", "val")]
 
 
+def spoil(part, **changes):
+    def change(path):
+        content = json.loads(path.read_text())
+        content[part][1].update(changes)
+        path.write_text(json.dumps(content))
+
+    return change
+
+
 def test_every_image_is_in_one_part_with_its_objects(start, annotations):
     result = start(SCRIPT, annotations, "--share", 0.25, code=0)
     assert "val.json: 5 images" in result.out and "no object of: cow" in result.err
@@ -49,9 +58,9 @@ def test_the_seed_decides(start, annotations):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        (lambda path: path.write_text("[1, 2]"), "cannot be read as COCO's format"),
-        (lambda path: path.write_text("{"), "cannot be read as COCO's format"),
-        (lambda path: path.unlink(), "cannot be read as COCO's format"),
+        (lambda path: path.write_text("[1, 2]"), "is a JSON list, not a COCO file"),
+        (lambda path: path.write_text("{"), "is not JSON"),
+        (lambda path: path.unlink(), "cannot be read (No such file"),
         (lambda path: path.with_name("val.json").write_text("mine"), "already exists"),
         (
             lambda path: path.write_text(
@@ -59,8 +68,14 @@ def test_the_seed_decides(start, annotations):
             ),
             "has 1 images, of which 0 would be",
         ),
+        (lambda path: path.with_name("val.json").mkdir(), "val.json is a folder"),
+        (spoil("images", id=100), "gives the image id 100 twice"),
+        (spoil("images", id="101"), "has the string '101' for an image id"),
+        (spoil("images", id=[101]), "has the image id [101]"),
+        (spoil("annotations", image_id="101"), "(the 2th in the list) whose image_id is '101'"),
+        (spoil("annotations", category_id=[3]), "whose category_id is [3]"),
+        (spoil("categories", id=3), "gives the category id 3 twice"),
     ],
-    ids=["list", "cut", "missing", "there", "one image"],
 )
 def test_what_cannot_be_split_ends_in_a_sentence(start, annotations, change, sentence):
     change(annotations)

@@ -33,18 +33,13 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from mmhcgnet.cli import UsageError, check_new, write_atomically
+    from mmhcgnet.datasets.checks.coco import inspect_references, read_coco
 
-    try:
-        content = json.loads(args.annotations.read_text(encoding="utf-8"))
-        images, annotations = list(content["images"]), list(content["annotations"])
-        numbers = [image["id"] for image in images]
-        names = {category["id"]: str(category["name"]) for category in content["categories"]}
-        of_images = [(note["image_id"], note["category_id"]) for note in annotations]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{args.annotations} cannot be read as COCO's format, with images, annotations and "
-            f"categories: {type(error).__name__}: {error}."
-        ) from error
+    content, findings = read_coco(str(args.annotations), polygons=True)
+    if findings := findings or inspect_references(content, str(args.annotations)):
+        raise UsageError(findings[0].sentence)
+    numbers = [image["id"] for image in content["images"]]
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
     held_out = round(args.share * len(numbers))
     if not 0 < held_out < len(numbers):
         raise UsageError(
@@ -58,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
         # All else, such as licences and image ids, stays as it is.
         name: dict(
             content,
-            images=[image for image in images if image["id"] in part],
-            annotations=[note for note in annotations if note["image_id"] in part],
+            images=[image for image in content["images"] if image["id"] in part],
+            annotations=[note for note in content["annotations"] if note["image_id"] in part],
         )
         for name, part in parts.items()
     }
@@ -73,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     for name, part in parts.items():
         write_atomically(str(paths[name]), contents[name])
         half = halves[name]
-        counts[name] = Counter(category for image, category in of_images if image in part)
+        counts[name] = Counter(note["category_id"] for note in half["annotations"])
         print(f"{paths[name]}: {len(part)} images, {len(half['annotations'])} objects")
     for name, found in counts.items():
         absent = sorted(names[number] for number in names if not found[number])

@@ -213,6 +213,38 @@ def inspect_coco(
     return found + _inspect_annotations(content, file, classes, masks, evaluated, trained)
 
 
+def inspect_references(content: dict, path: str) -> list[Finding]:
+    """Find what is wrong with the ids by which annotations name their image and category.
+
+    Args:
+        content: What :func:`read_coco` returned.
+        path: Its file, to be named.
+    """
+    file = f"The annotation file {path}"
+    images, categories = content["images"], content["categories"]
+    annotations = content["annotations"]
+    found = _inspect_keys(images, ("id",), "image", file)
+    found += _inspect_keys(categories, ("id", "name"), "category", file)
+    found += _inspect_keys(annotations, ("image_id", "category_id"), "annotation", file)
+    if found:
+        return found
+    found = _inspect_ids(images, "image", file) + _inspect_ids(categories, "category", file)
+    if found := found or _inspect_types(images, file):
+        return found
+    for name, entries in (("image", images), ("category", categories)):
+        rows = {entry["id"]: row for row, entry in enumerate(entries)}
+        _, other = _look_up(rows, [entry[f"{name}_id"] for entry in annotations])
+        kind = f"{name} id of another type"
+        text, remedy, harmless = _RULES[kind]
+
+        def describe(i: int, text: str = text) -> str:
+            told = text.format_map(annotations[i])
+            return f"{file} has an annotation (the {i + 1}th in the list) {told}"
+
+        found += select(kind, np.flatnonzero(other), describe, remedy, harmless)
+    return found
+
+
 def _depth(value: object) -> int:
     """How deep lists and dicts are nested."""
     depth, level = 0, [value]
@@ -364,18 +396,22 @@ def _inspect_ids(entries: list[dict], name: str, file: str, unique: bool = True)
     )
 
 
-def _inspect_evaluated_ids(images: list[dict], annotations: list[dict], file: str) -> list[Finding]:
-    """Find ids that pycocotools takes for something else."""
+def _inspect_types(images: list[dict], file: str) -> list[Finding]:
     numbers, strings = (
         [image["id"] for image in images if isinstance(image["id"], str) is kind]
         for kind in (False, True)
     )
-    found = select(
+    return select(
         "image ids of two types",
         strings if numbers else [],
         lambda id_: f"{file} has the string {id_!r} for an image id and the number {numbers[0]}",
         "number all images, in the annotations' image_id, too",
     )
+
+
+def _inspect_evaluated_ids(images: list[dict], annotations: list[dict], file: str) -> list[Finding]:
+    """Find ids that pycocotools takes for something else."""
+    found = _inspect_types(images, file)
     ids = [entry["id"] for entry in annotations]
     return found + select(
         "annotation id below 1",
