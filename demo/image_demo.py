@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, and return the exit code."""
-    from mmhcgnet.cli import images
+    from mmhcgnet.cli import check_output, images
 
     out = args.out_dir
     is_video = images.is_video(args.input)
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = images.open_predictor(
         args.model or images.DETECTOR, args.checkpoint, args.device, args.engine
     )
+    check_output(str(out / images.RECORDS))
     if is_video:
         images.predict_video(predictor, args.input, out, args.score_thr, args.batch_size)
         failed = []

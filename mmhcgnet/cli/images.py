@@ -33,7 +33,7 @@ from .progress import leave_out_noise
 _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 # The network of which a first look is.
 DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
-_JSON = "predictions.json"
+RECORDS = "predictions.json"
 EXPORTED = (".onnx", ".xml")  # suffixes of exported models
 
 
@@ -95,7 +95,7 @@ def find_images(source: str, out: Path | None = None) -> list[Path]:
     path = Path(os.path.expanduser(source))
     if path.is_dir():
         found = images_below(path)
-        if out and (out / _JSON).exists() and path.resolve() in out.resolve().parents:
+        if out and (out / RECORDS).exists() and path.resolve() in out.resolve().parents:
             found = [file for file in found if out.resolve() not in file.resolve().parents]
         if not found:
             raise MissingFileError(f"The folder {source} has no images ({', '.join(IMAGES)}).")
@@ -129,7 +129,7 @@ def predict_images(
         UsageError: If an image would be overwritten, or the model finds nothing that can be drawn.
     """
     paths = _drawn_paths(files, out)
-    _check_inputs_stay(files, [*paths, out / _JSON])
+    _check_inputs_stay(files, [*paths, out / RECORDS])
     failed, records = [], []
     progress = _Progress(len(files), "images")
 
@@ -181,7 +181,7 @@ def predict_video(predictor: Any, source: str, out: Path, threshold: float, batc
     """
     file = Path(os.path.expanduser(source))
     path = out / file.with_suffix(".mp4").name
-    _check_inputs_stay([file], [path, out / _JSON])
+    _check_inputs_stay([file], [path, out / RECORDS])
     video = cv2.VideoCapture(str(file))
     rate = video.get(cv2.CAP_PROP_FPS) or 25
     progress = _Progress(max(0, int(video.get(cv2.CAP_PROP_FRAME_COUNT))), "frames")
@@ -316,7 +316,7 @@ def _records(
 
 
 def _write(out: Path, records: list[dict[str, Any]]) -> None:
-    write_atomically(str(out / _JSON), json.dumps(records).encode())
+    write_atomically(str(out / RECORDS), json.dumps(records).encode())
 
 
 class _Progress:

@@ -27,6 +27,9 @@ _WORKER_DIED = re.compile(
 # As PyTorch says it.
 _NO_SHARED_MEMORY = re.compile(r"unable to (allocate|open|write).{0,20}shared memory|torch_shm")
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|CUDA out of memory")
+# What a file system answers that is full, or read-only, or laid out differently than was thought.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 _CHECK_DATA = "`python tools/misc/check_data.py CONFIG` finds damaged files"
 
 
@@ -156,8 +159,13 @@ def _sentence(error: Exception) -> str | None:
             "Too many files are open: raise the limit with `ulimit -n 4096`, or use fewer workers "
             "with --cfg-options train_dataloader.num_workers=1 (or val_, test_)."
         )
-    explained = explain_building_error(error)
-    return None if explained is None else str(explained)
+    if (explained := explain_building_error(error)) is not None:
+        return str(explained)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.filename or 'A file'} cannot be written: {error.strerror}; free some space."
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
+        return f"{error.filename} cannot be read or written: {error.strerror}."
+    return None
 
 
 def _lost_worker(error: Exception) -> bool:

@@ -32,6 +32,37 @@ def test_other_errors_keep_their_traceback():
         open("absent/file")
 
 
+@pytest.mark.parametrize(
+    "act, sentence",
+    [
+        (lambda: open("folder", "w"), "folder cannot be read or written: Is a directory."),
+        (lambda: os.mkdir("file/below"), "file/below cannot be read or written: Not a directory."),
+        (PermissionError(errno.EACCES, "Permission denied", "a"), "a cannot be read or written: "),
+        (OSError(errno.EROFS, "Read-only file system", "a"), "a cannot be read or written: "),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "a.png cannot be written: No"),
+        # Of a write and not of the opening, the system does not name the file.
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "A file cannot be written: Disk quota"),
+    ],
+)
+def test_what_a_file_system_refuses_becomes_one_sentence(
+    act, sentence, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as info, report_usage_errors():
+        if isinstance(act, OSError):
+            raise act
+        act()
+    assert info.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+def test_a_permission_that_is_not_about_a_file_keeps_its_traceback():
+    with pytest.raises(PermissionError), report_usage_errors():
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
 class Faulty(Dataset):
     """Four samples, of which the third fails."""
 

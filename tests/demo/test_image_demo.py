@@ -292,6 +292,14 @@ def test_a_mistake_ends_in_one_sentence(demo, work, args, sentence, tmp_path, mo
     assert result.err.count("\n") == 1
 
 
+def test_where_nothing_can_be_written_nothing_is_predicted(start, work, tmp_path, monkeypatch):
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("mmhcgnet.cli.images.predict_images", None)
+    (tmp_path / "file").touch()
+    args = ("images/a.png", "detector.py", "detector.pth", "--out-dir", tmp_path / "file")
+    assert "file/predictions.json cannot be written" in start(DEMO, *args, code=2).err
+
+
 def test_without_arguments_the_use_is_shown(start):
     assert "INPUT [MODEL]" in start(DEMO, code=2).err
 

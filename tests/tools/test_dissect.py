@@ -200,6 +200,7 @@ def test_a_share_of_the_positions_is_told(run, planted, broden):
         (["--compare", "planted.py"], "The result planted.py cannot be read"),
         (["--compare", "other.json", "--iou", "4"], "--iou must be from 0 to 1"),
         (["--compare", "other.json", "--plot", "a.gif"], "--plot draws a .png, .pdf or .svg"),
+        (["--compare", "no.json", "--plot", "other.json/a.png"], "a.png cannot be written"),
     ],
 )
 def test_mistakes_get_one_sentence(refused, planted, tmp_path, args, sentence):

@@ -195,6 +195,7 @@ MISTAKES = {
     "many": (None, (*MODEL, "--images", 10), "images=10 is more than the 9"),
     "cuda": (None, (*MODEL, "--device", "cuda"), "finds no CUDA device"),
     "plot": (None, (*MODEL, "--plot", "a.gif"), "--plot draws a .png"),
+    "no plot": (None, (*MODEL, "--plot", "tiny.py/a.png"), "a.png cannot be written"),
     "json": (None, (*MODEL, "--json", "tiny.py"), "holds no results of this tool"),
     "unwritable": (None, (*MODEL, "--json", "/dev/null/a.json"), "cannot be written"),
     "detector": (detector, MODEL, "tiny.py does not build a classifier (MaskRCNN)"),

@@ -170,6 +170,7 @@ def main() -> None:
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet.analysis import report
     from mmhcgnet.analysis.dissection import results as dissection_report
+    from mmhcgnet.cli.options import check_output
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.errors import UsageError
 
@@ -187,6 +188,7 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
+            check_output(args.plot)
         others = [dissection_report.read_result(path) for path in args.compare]
         results = [dissect(args), *others] if all(given) else others
         print(report.table(*dissection_report.comparison(results, args.iou)))

@@ -87,6 +87,7 @@ def main() -> None:
     # After parsing, as the packages behind it take seconds to import and --help needs none.
     from mmhcgnet import cli
     from mmhcgnet.analysis import report
+    from mmhcgnet.cli.options import check_output
     from mmhcgnet.cli.report import report_usage_errors
     from mmhcgnet.engine.models import check_device
     from mmhcgnet.errors import UsageError
@@ -104,6 +105,7 @@ def main() -> None:
             report.check_matplotlib()
             if not args.plot.endswith((".png", ".pdf", ".svg")):
                 raise UsageError(f"--plot draws a .png, .pdf or .svg, got {args.plot}.")
+            check_output(args.plot)
         for config in configs:
             cli.leave_out_noise(cli.load_config(config, args.cfg_options))
         from mmhcgnet.analysis.robustness import attacks
