@@ -25,6 +25,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmhcgnet.cli.images import DETECTOR
+from mmhcgnet.datasets.png import write_png
 from mmhcgnet.engine.configs import ops_lack_the_gpu
 from mmhcgnet_runtime import draw
 
@@ -84,14 +85,14 @@ def save_pictures(results: Path, folder: Path, threshold: float) -> int:
             masks=[rle.decode(mask) for mask in found["masks"]],
         )
         pair = beside(*(draw(image, objects, names, threshold) for objects in (truth, predicted)))
-        cv2.imwrite(str(folder / f"{Path(info['file_name']).stem}.png"), pair[:, :, ::-1])
+        write_png(folder / f"{Path(info['file_name']).stem}.png", pair)
         if info["id"] in chosen:
             overview[info["id"]] = pair
     pairs = [overview[image] for image in chosen]
     rows = [beside(*pairs[i : i + 2], gap=24) for i in range(0, len(pairs) // 2 * 2, 2)]
     if rows:
         sheet = beside(*(row.transpose(1, 0, 2) for row in rows), gap=24).transpose(1, 0, 2)
-        cv2.imwrite(str(folder.parent / "overview.png"), sheet[:, :, ::-1])
+        write_png(folder.parent / "overview.png", sheet)
     return len(predictions)
 
 

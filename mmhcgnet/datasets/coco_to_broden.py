@@ -22,6 +22,8 @@ from mmengine.utils import track_iter_progress
 
 from mmhcgnet.errors import DataError, MissingFileError, UsageError
 
+from .png import write_png
+
 # The eleven basic colours of English, which are Broden's, too.
 COLOURS = (
     *("black", "blue", "brown", "grey", "green", "orange"),
@@ -180,7 +182,7 @@ def _read_coco(path: str) -> Any:
 
 def _write_map(path: Path, labels: np.ndarray) -> None:
     green, red = np.divmod(labels, 256)
-    cv2.imwrite(str(path), np.stack([np.zeros_like(red), green, red], -1).astype(np.uint8))
+    write_png(path, np.stack([red, green, np.zeros_like(red)], -1).astype(np.uint8))
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .png import write_png
+
 # Alphabetical, so that a class-folder reader (which sorts) gives the labels used here.
 CATEGORIES = ("cross", "ellipse", "rectangle", "star", "triangle")
 METAINFO = dict(
@@ -427,13 +429,6 @@ PANOPTIC_CATEGORIES = [
 ]
 
 
-def _write_image(path: Path, image: np.ndarray) -> None:
-    """Write RGB ``(H, W, 3)`` or grey ``(H, W)``."""
-    # imencode and not imwrite: imwrite answers a full disk with False and no reason.
-    pixels = image[..., ::-1] if image.ndim == 3 else image
-    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-
-
 def _write_json(path: Path, content: dict) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content) + "\n")
@@ -558,7 +553,7 @@ def write_detection(
         for index in range(count):
             image, objects = draw_scene(seed, split, index, size)
             name = f"{index:06d}.png"
-            _write_image(out / split / name, image)
+            write_png(out / split / name, image)
             height, width = image.shape[:2]
             content["images"].append(
                 dict(id=index + 1, file_name=name, height=height, width=width, license=1)
@@ -568,9 +563,9 @@ def write_detection(
                 content["annotations"].append(_annotate(number, index + 1, item))
             if panoptic:
                 labels = label_scene(objects, seed, split, index, size)
-                _write_image(out / "semantic" / split / name, labels)
+                write_png(out / "semantic" / split / name, labels)
                 segments, infos = _segment(objects, labels)
-                _write_image(out / "annotations" / f"panoptic_{split}" / name, segments)
+                write_png(out / "annotations" / f"panoptic_{split}" / name, segments)
                 labelled["annotations"].append(
                     dict(image_id=index + 1, file_name=name, segments_info=infos)
                 )
@@ -645,7 +640,7 @@ def write_classification(
         for index in range(count):
             image, label = draw_closeup(seed, split, index, size)
             name = f"{index // len(CATEGORIES):05d}.png"
-            _write_image(out / split / CATEGORIES[label] / name, image)
+            write_png(out / split / CATEGORIES[label] / name, image)
             if progress:
                 progress(split, index + 1, count)
     _write_json(out / RECORD, dict(record, complete=True))

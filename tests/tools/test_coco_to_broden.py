@@ -1,3 +1,4 @@
+import errno
 import functools
 import json
 
@@ -123,3 +124,13 @@ def test_semicolons_in_names_do_not_separate_maps(run, coco, names):
     assert [data.names[n] for n in data.annotation(0).labels][2:] == ["cat, black", "mat"]
     assert [data.names[n] for n in data.annotation(1).labels] == ["blue-c", "red-c"]
     np.testing.assert_array_equal(data.load(0, (40, 60))[0, 0], (0, 0, 200))
+
+
+def test_a_full_disk_leaves_no_index(run, coco, monkeypatch):
+    def write(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", write)
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)  # as OpenCV says it
+    assert "No space left on device" in run("a.json", "images", "--out", "new", code=2).err
+    assert not (coco / "new/index.csv").exists()

@@ -19,11 +19,11 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Write the images."""
-    import cv2
     from mmengine.utils import ProgressBar
     from mmpretrain.datasets import CIFAR10
 
     from mmhcgnet.cli import UsageError
+    from mmhcgnet.datasets.png import write_png
 
     for split in ("train", "test"):
         try:
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> None:
         for number in range(len(dataset)):
             sample = dataset.get_data_info(number)
             path = folders[sample["gt_label"]] / f"{number:05d}.png"
-            if not cv2.imwrite(str(path), sample["img"][..., ::-1]):
-                raise UsageError(f"{path} cannot be written.")
+            write_png(path, sample["img"])
             bar.update()
         print(f"\n{args.out / split}: {len(dataset)} images of {len(folders)} classes")
 
