@@ -106,9 +106,10 @@ def train(args: argparse.Namespace) -> None:
         if resuming:
             cli.drop_pretrained(runner.model)
         elif args.resume:
+            start = f"the weights in {cfg.load_from}" if cfg.get("load_from") else "scratch"
             runner.logger.warning(
                 f"There is no checkpoint to resume from in {cfg.work_dir}: training starts "
-                "from scratch."
+                f"from {start}."
             )
         with cli.progress_bar(runner):
             runner.train()

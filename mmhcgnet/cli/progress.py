@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from rich.progress import (
 )
 
 from mmhcgnet.engine.configs import toolbox
-from mmhcgnet.errors import readable
+from mmhcgnet.engine.export import check_exportable
+from mmhcgnet.engine.models import unwrapped
+from mmhcgnet.errors import UsageError, readable
 
 from .launch import launched_rank
 
@@ -164,7 +166,8 @@ def report_training(runner: Runner, config: str) -> None:
     best = next((path for path in bests if path), None)
     last = runner.message_hub.runtime_info.get("last_ckpt")
     lines = {"Last checkpoint": last, "Best checkpoint": best, **_written(runner)}
-    if best or last:
+    tested = ("test_dataloader", "test_cfg", "test_evaluator")
+    if (best or last) and all(runner.cfg.get(key) is not None for key in tested):
         lines["Next"] = _command("tools/test.py", config, best or last)
     _report(lines)
 
@@ -177,12 +180,16 @@ def report_test(
     Args:
         runner: It has tested.
         config: The config as the user named it.
-        checkpoint: What was tested, as the user named it.
+        checkpoint: What was tested, as the user named it; it can be exported if the model can.
         out: Where predictions or metrics went, if anywhere.
         show_dir: Where images of predictions went, if anywhere.
     """
-    export = _command("tools/deployment/export.py", config, checkpoint, "-o", "model.onnx")
-    _report({"Output": out, **_written(runner, show_dir), "Export it": export})
+    lines = {"Output": out, **_written(runner, show_dir)}
+    with suppress(UsageError):
+        check_exportable(unwrapped(runner.model))
+        export = _command("tools/deployment/export.py", config, checkpoint, "-o", "model.onnx")
+        lines["Export it"] = export
+    _report(lines)
 
 
 def _written(runner: Runner, *others: str | None) -> dict[str, str | None]:

@@ -2,13 +2,17 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import BaseModel
 
-from mmhcgnet.cli.progress import progress_bar
+from mmhcgnet.cli.progress import progress_bar, report_test, report_training
+from mmhcgnet.engine import build_model, load_config
+from mmhcgnet.engine.configs import shipped_config
 from mmhcgnet.engine.runner.quiet_runner import QuietRunner
 
 
@@ -102,3 +106,43 @@ def test_in_a_pipe_there_are_log_lines_alone(tmp_path, capsys):
         runner.train()
     shown = capsys.readouterr().out
     assert "Epoch(train) [2][3/3]" in shown and "\x1b[2K" not in shown and "━" not in shown
+
+
+@pytest.mark.parametrize("lacking", [None, "test_dataloader", "test_cfg", "test_evaluator"])
+def test_after_a_training_a_test_comes_next_if_the_config_has_one(lacking, tmp_path, capsys):
+    tested = dict.fromkeys(("test_dataloader", "test_cfg", "test_evaluator"), dict(type="Own"))
+    runner = SimpleNamespace(hooks=[], log_dir=str(tmp_path), timestamp="now")
+    runner.message_hub = SimpleNamespace(runtime_info=dict(last_ckpt="a.pth"))
+    runner.cfg = Config(tested | {lacking or "more": None})
+    report_training(runner, "my.py")
+    told = capsys.readouterr().out
+    assert ("Next: python tools/test.py my.py a.pth" in told) is (lacking is None)
+
+
+CLASSIFIER = dict(
+    type="mmpretrain.ImageClassifier",
+    backbone=dict(type="mmpretrain.LeNet5"),
+    head=dict(type="mmpretrain.ClsHead"),
+)
+
+
+@pytest.mark.parametrize(
+    "model, exportable",
+    [
+        (CLASSIFIER, True),
+        (dict(type="mmpretrain.AverageClsScoreTTA", module=CLASSIFIER), True),
+        ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", True),
+        ("mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py", False),
+        ("mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", True),
+        ("mmdet::detr/detr_r50_8xb2-150e_coco.py", False),
+        (dict(type=Model), False),
+    ],
+)
+def test_after_a_test_an_export_comes_next_if_there_is_one(model, exportable, tmp_path, capsys):
+    cfg = (
+        load_config(shipped_config(model)) if isinstance(model, str) else Config(dict(model=model))
+    )
+    runner = SimpleNamespace(model=build_model(cfg), log_dir=str(tmp_path), timestamp="now")
+    report_test(runner, "my.py", "a.pth", None, None)
+    told = capsys.readouterr().out
+    assert ("Export it: python tools/deployment/export.py my.py a.pth" in told) is exportable

@@ -198,6 +198,15 @@ def test_resume_without_a_checkpoint_says_so_and_starts_anew(trained):
     assert sentence in trained
 
 
+def test_resume_without_a_checkpoint_starts_from_the_weights_that_are_given(trained, warm, folder):
+    weights = "load_from=work_dirs/classifier/epoch_1.pth"
+    options = ("--resume", "--work-dir", "given", "--cfg-options", weights)
+    result = warm.run(TOOLS / "train.py", "classifier.py", *options, cwd=folder)
+    assert result.code == 0, result.err[-3000:]
+    (log,) = (folder / "given").glob("*/*.log")
+    assert "training starts from the weights in work_dirs/classifier/epoch_1.pth" in log.read_text()
+
+
 def test_two_processes_test_on_a_cpu_and_write_predictions_and_pictures(
     trained, folder, distributed_warm
 ):

@@ -87,18 +87,33 @@ def export_model(model: nn.Module, order: str = "bgr") -> Exported:
     Raises:
         UsageError: If a part of it cannot be exported; the message names it.
     """
+    head = check_exportable(model)
+    simplify(model)
+    if head is not None:
+        return _export_detector(model, head, order)
+    names = {"scores": {0: "images"}}
+    return Exported(_Classifier(model, order).eval(), "classification", ("images",), names, {})
+
+
+def check_exportable(model: nn.Module) -> nn.Module | None:
+    """Check that :func:`export_model` takes a model, which stays as it is.
+
+    Returns:
+        What finds the objects in the maps of a detector; ``None`` for a classifier.
+
+    Raises:
+        UsageError: If a part of it cannot be exported; the message names it.
+    """
     kinds = {kind.__name__: kind for kind in type(model).__mro__}
     if "BaseDetector" in kinds:
-        return _export_detector(model, kinds, order)
+        return _detection_head(model, kinds)
     if "ImageClassifier" not in kinds:
         raise UsageError(
             f"The model {type(model).__name__} cannot be exported: only detectors of MMDetection "
             "and classifiers of MMPretrain can, and of other models the backbone alone."
         )
     _check_classification_head(model)
-    simplify(model)
-    names = {"scores": {0: "images"}}
-    return Exported(_Classifier(model, order).eval(), "classification", ("images",), names, {})
+    return None
 
 
 def _check_classification_head(model: nn.Module) -> None:
@@ -112,20 +127,20 @@ def _check_classification_head(model: nn.Module) -> None:
         )
 
 
-def _export_detector(model: nn.Module, kinds: dict[str, type], order: str) -> Exported:
+def _detection_head(model: nn.Module, kinds: dict[str, type]) -> nn.Module:
     from .dense import Dense
     from .two_stage import TwoStage
 
     for name, kind in (("TwoStageDetector", TwoStage), ("SingleStageDetector", Dense)):
         if name in kinds and type(model).predict is kinds[name].predict:
-            head = kind(model)
-            break
-    else:
-        raise UsageError(
-            f"The detector {type(model).__name__} cannot be exported: only those of two stages, "
-            "such as Mask R-CNN, and dense ones, such as RetinaNet, can."
-        )
-    simplify(model)
+            return kind(model)
+    raise UsageError(
+        f"The detector {type(model).__name__} cannot be exported: only those of two stages, "
+        "such as Mask R-CNN, and dense ones, such as RetinaNet, can."
+    )
+
+
+def _export_detector(model: nn.Module, head: nn.Module, order: str) -> Exported:
     names = {name: {0: "images"} for name in ("boxes", "scores", "labels")}
     facts = dict(pad_divisor=model.data_preprocessor.pad_size_divisor)
     if getattr(head, "has_masks", False):

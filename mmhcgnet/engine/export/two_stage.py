@@ -120,7 +120,7 @@ class TwoStage(nn.Module):
         super().__init__()
         roi = detector.roi_head
         check_kind(roi, (StandardRoIHead, CascadeRoIHead), "RoI head")
-        self.propose = Proposals(detector.rpn_head)
+        self.propose = Proposals(getattr(detector, "rpn_head", None))
         cascade = isinstance(roi, CascadeRoIHead)
         self.shared = roi.shared_head if roi.with_shared_head else nn.Identity()
         self.extractors = _modules(roi.bbox_roi_extractor, cascade, RoIFeatures)
