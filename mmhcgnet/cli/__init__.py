@@ -22,8 +22,8 @@ from .launch import launched_rank, prepare_distributed
 from .options import (
     check_amp_training,
     check_metrics,
-    check_new,
     check_output,
+    check_overwriting,
     claim_work_dir,
     decide_out_item,
     drop_validation,

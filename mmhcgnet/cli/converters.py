@@ -136,7 +136,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
     if publish:
         stem, suffix = os.path.splitext(dst)
         dst = f"{stem}_{datetime.date.today():%Y%m%d}-{sha256[:8]}{suffix}"
-    check_overwriting(dst, src, force)
+    check_overwriting(dst, src, force=force)
     write(dst, content)
     tensors = sum(isinstance(value, Tensor) for value in find_weights(checkpoint).values())
     print(f"wrote {dst}: {tensors} tensors, SHA-256 {sha256}", flush=True)

@@ -69,7 +69,7 @@ def export_file(
     cfg = load_config(config, cfg_options)
     paths = output_files(output, format)
     for path in paths:
-        check_overwriting(path, checkpoint, force)
+        check_overwriting(path, checkpoint, force=force)
     leave_out_noise(cfg)
     model = load_model(cfg, checkpoint)
     for path in paths:

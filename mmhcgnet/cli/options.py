@@ -96,41 +96,28 @@ def check_output(path: str, cfg: Config | None = None) -> None:
                 raise UsageError(f"{path} is a file that the config reads: write to another one.")
 
 
-def check_new(path: str, content: bytes, force: bool) -> None:
-    """Check that writing a file replaces nothing of the user's; the same content may be there.
+def check_overwriting(path: str, *sources: str, force: bool, content: bytes | None = None) -> None:
+    """Check that writing a file overwrites nothing unasked.
 
     Args:
         path: The file.
-        content: What is to be written.
-        force: Replace what is there.
+        sources: What it is made of, which is never overwritten: files, or names of weights that
+            ship.
+        force: Whether any other existing file may be overwritten.
+        content: What is to be written, if it is known; where it is there already, all is well.
 
     Raises:
-        UsageError: If the file exists with another content, or is a folder.
+        MissingFileError: If a source does not exist.
+        UsageError: If the file is a source or a folder, or exists.
     """
-    if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder, where a file is to be written: move it away.")
-    if not force and os.path.exists(path) and Path(path).read_bytes() != content:
-        raise UsageError(f"{path} already exists: move it away, or add --force.")
-
-
-def check_overwriting(dst: str, src: str, force: bool) -> None:
-    """Check that a file that is to be made of a checkpoint overwrites nothing unasked.
-
-    Args:
-        dst: The file.
-        src: The checkpoint, by its path or the name of one that ships, which is never overwritten.
-        force: Whether any other existing file may be.
-
-    Raises:
-        MissingFileError: If the checkpoint does not exist.
-        UsageError: If the file is the checkpoint, or exists.
-    """
-    if not os.path.exists(dst):
+    if not os.path.exists(path):
         return
-    if os.path.samefile(find_file(src), dst):
-        raise UsageError(f"{dst} is the file that is read: write to another one.")
-    if not force:
-        raise UsageError(f"{dst} already exists: name another file, or add --force.")
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder: move it away, or name a file.")
+    if any(os.path.samefile(find_file(source), path) for source in sources):
+        raise UsageError(f"{path} is the file that is read: write to another one, or rename it.")
+    if not force and (content is None or Path(path).read_bytes() != content):
+        raise UsageError(f"{path} already exists: name another file, or add --force.")
 
 
 def _files_of(cfg: Config) -> Iterator[str]:

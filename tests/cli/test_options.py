@@ -24,6 +24,7 @@ from mmhcgnet.cli.options import (
     check_amp_training,
     check_metrics,
     check_output,
+    check_overwriting,
     claim_work_dir,
     decide_out_item,
     drop_validation,
@@ -360,6 +361,24 @@ def test_what_the_config_reads_is_not_overwritten(tmp_path, monkeypatch):
     check_output("results.json", cfg)  # of a run before
     check_output("new/results.json", cfg)
     assert os.listdir("new") == [] and (tmp_path / "data/train.json").read_text() == "kept"
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("source.pth", "other.pth"):
+        (tmp_path / name).write_bytes(b"here")
+    (tmp_path / "folder.pth").mkdir()
+    for force in (False, True):
+        with pytest.raises(UsageError, match="source.pth is the file that is read"):
+            check_overwriting("source.pth", "other.pth", "./source.pth", force=force)
+        with pytest.raises(UsageError, match="folder.pth is a folder"):
+            check_overwriting("folder.pth", "source.pth", force=force, content=b"new")
+        check_overwriting("new.pth", "source.pth", force=force)
+        check_overwriting("other.pth", "source.pth", force=force, content=b"here")
+    for content in (None, b"new"):
+        with pytest.raises(UsageError, match="other.pth already exists: .* --force"):
+            check_overwriting("other.pth", "source.pth", force=False, content=content)
+        check_overwriting("other.pth", "source.pth", force=True, content=content)
 
 
 def test_a_work_directory_is_no_file(tmp_path):

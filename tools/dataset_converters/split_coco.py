@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Write both files."""
     import json
 
-    from mmhcgnet.cli import UsageError, check_new, write_atomically
+    from mmhcgnet.cli import UsageError, check_overwriting, write_atomically
     from mmhcgnet.datasets.checks.coco import inspect_references, read_coco
 
     content, findings = read_coco(str(args.annotations), polygons=True)
@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> None:
     }
     contents = {name: json.dumps(half).encode() for name, half in halves.items()}
     for name, path in paths.items():
-        if path.exists() and path.samefile(args.annotations):
-            raise UsageError(f"{path} is the file that is read: rename it first.")
-        check_new(str(path), contents[name], args.force)
+        source = str(args.annotations)
+        check_overwriting(str(path), source, force=args.force, content=contents[name])
 
     counts = {}
     for name, part in parts.items():

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Write the lists."""
-    from mmhcgnet.cli import UsageError, check_new, write_atomically
+    from mmhcgnet.cli import UsageError, check_overwriting, write_atomically
     from mmhcgnet.paths import images_below
 
     root = args.data / "train"
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"{root} has no folders: it holds one for each class.")
     contents = {name: ("\n".join(lines) + "\n").encode() for name, lines in lists.items()}
     for name, content in contents.items():
-        check_new(str(args.data / f"{name}.txt"), content, args.force)
+        check_overwriting(str(args.data / f"{name}.txt"), force=args.force, content=content)
     for name, lines in lists.items():
         path = args.data / f"{name}.txt"
         write_atomically(str(path), contents[name])

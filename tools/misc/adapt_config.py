@@ -42,7 +42,7 @@ def adapt(args: argparse.Namespace) -> None:
     adapted, report = cli.adapt_config(cfg, args.arch, args.pretrained, **backbone)
     base = cli.base_of(args.config, args.out)
     content = cli.write_child(base, cfg, adapted).encode()
-    cli.check_new(args.out, content, args.force)
+    cli.check_overwriting(args.out, force=args.force, content=content)
     cli.write_atomically(args.out, content)
     print(report)
     print(f"{args.out} inherits {args.config}: train it with tools/train.py {args.out}")
