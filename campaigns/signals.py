@@ -218,7 +218,7 @@ class Campaign:
         if case.output != "file":
             fifo = work_dir / "output"
             os.mkfifo(fifo)
-        reader = Reader(fifo, case.output)
+        reader = Reader(fifo)
         env = {pauses.FOLDER: str(work_dir / "marks"), pauses.PHASE: case.phase}
         env |= dict(TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", PYTHONPATH=str(ROOT))
         return self.warm.start(piped.__file__, fifo, *command, cwd=work_dir, env=env), reader
@@ -324,10 +324,9 @@ class Reader:
 
     Args:
         fifo: A named pipe; ``"-"`` for none.
-        kind: Of the output.
     """
 
-    def __init__(self, fifo: Path | str, kind: str) -> None:
+    def __init__(self, fifo: Path | str) -> None:
         self._read = b""
         self._descriptor = None
         if fifo != "-":

@@ -132,7 +132,7 @@ def identity(cfg: Config) -> str:
 # What the models read
 
 
-def detection_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch: int) -> dict:
+def detection_inputs(cfg: Config, size: tuple[int, int], batch: int) -> dict:
     """Images and annotations for a detector, segmenter of instances, or tracker."""
     from mmdet.testing import demo_mm_inputs, demo_mm_proposals, demo_track_inputs
 
@@ -181,7 +181,7 @@ def reid_inputs(batch: int) -> dict:
     return dict(inputs=images, data_samples=samples)
 
 
-def classification_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch: int) -> dict:
+def classification_inputs(cfg: Config, size: tuple[int, int], batch: int) -> dict:
     """Images with labels, or two views of each where no labels are read."""
     from mmpretrain.structures import DataSample
 
@@ -200,7 +200,7 @@ def classification_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], 
     return dict(inputs=views, data_samples=samples)
 
 
-def segmentation_inputs(cfg: Config, model: nn.Module, size: tuple[int, int], batch: int) -> dict:
+def segmentation_inputs(cfg: Config, size: tuple[int, int], batch: int) -> dict:
     """Images with a map of two classes."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
@@ -296,7 +296,7 @@ def _lose(cfg: Config, model: nn.Module, size: tuple[int, int]) -> None:
         if type(part).__name__ == "BaseReID":
             data = reid_inputs(4)
         else:
-            data = INPUTS[scope](cfg, part, size, 2)
+            data = INPUTS[scope](cfg, size, 2)
         data = _stacked(part.data_preprocessor(data, True))
         losses, _ = part.parse_losses(part(**data, mode="loss"))
         if not torch.isfinite(losses):
@@ -316,9 +316,9 @@ def _predict(cfg: Config, model: nn.Module, size: tuple[int, int]) -> None:
     elif kind == "SoftTeacher":
         plain = copy.deepcopy(cfg)
         plain.model = cfg.model.detector
-        data, model = INPUTS[scope](plain, model, size, 1), model.teacher
+        data, model = INPUTS[scope](plain, size, 1), model.teacher
     else:
-        data = INPUTS[scope](cfg, model, size, 1)
+        data = INPUTS[scope](cfg, size, 1)
     data = _stacked(model.data_preprocessor(data, False))
     if scope == "mmpretrain" and not hasattr(model, "predict"):
         model.extract_feat(

@@ -20,7 +20,6 @@ class Entry:
     """What the rows of all tables have."""
 
     name: str
-    config: str | None
 
     @property
     def ours(self) -> bool:
@@ -75,7 +74,6 @@ class RobustnessEntry(Entry):
 
     name: str
     accuracies: tuple[float, ...]
-    config: str | None = None
 
 
 _A1 = "hcgnet-a1_1xb128-mixup-sgdr-1270e_cifar{}"

@@ -130,7 +130,7 @@ def write_converted(checkpoint: dict, src: str, dst: str, publish: bool, force: 
         UsageError: If it already exists or cannot be written.
     """
     if broken := faults(find_weights(checkpoint)):
-        raise UsageError(f"{src} cannot be converted: what is to be written has {broken}.")
+        raise UsageError(f"{dst} cannot be written: made of {src}, it would have {broken}.")
     content = encode_checkpoint(checkpoint, dst)
     sha256 = hashlib.sha256(content).hexdigest()
     if publish:

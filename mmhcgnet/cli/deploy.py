@@ -69,8 +69,9 @@ def deploy_file(
     options = {f"model.{part}.deploy": True for part in switch_to_deploy(model)}
     if dst is None:
         # A checkpoint that ships is named without its folder and suffix.
-        stem, suffix = (os.path.splitext(p) for p in (os.path.expanduser(src), checkpoint.path))
-        dst = f"{stem[0]}_deploy{suffix[1]}"
+        stem, _ = os.path.splitext(os.path.expanduser(src))
+        _, suffix = os.path.splitext(checkpoint.path)
+        dst = f"{stem}_deploy{suffix}"
     deployed = dict(meta=_deployed_meta(meta, cfg, options), state_dict=model.state_dict())
     dst = write_converted(deployed, src, dst, publish, force)
     flags = " ".join(f"{key}={value}" for key, value in options.items())

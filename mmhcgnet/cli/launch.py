@@ -61,7 +61,7 @@ def prepare_distributed(cfg: Config, training: bool) -> None:
     if get_device() != "cpu":
         return
     if training:
-        refuse_sync_norms(cfg)
+        _refuse_sync_norms(cfg)
     _init_gloo(cfg)
     wrapper = dict(
         type="MMDistributedDataParallel",
@@ -127,7 +127,7 @@ def _init_gloo(cfg: Config) -> None:
     )
 
 
-def refuse_sync_norms(cfg: Config) -> None:
+def _refuse_sync_norms(cfg: Config) -> None:
     parts = placed_dicts(cfg.model, "model")
     options = [f"{key}.type=BN" for key, part in parts if type_name(part) in _SYNC_NORMS]
     if cfg.get("sync_bn"):

@@ -29,6 +29,7 @@ _OWN = {
 }
 # Parts of a model that read no map.
 _OTHERS = ("data_preprocessor", "train_cfg", "test_cfg", "init_cfg")
+_WIDTH = 88  # of what is written in a line
 
 
 @dataclasses.dataclass
@@ -140,10 +141,10 @@ def _changes(adapted: dict, original: dict) -> dict:
     return changed
 
 
-def _written(value: Any, indent: int = 0, width: int = 88) -> str:
+def _written(value: Any, indent: int = 0) -> str:
     """A value as a config states it, one item a line where it does not fit into one."""
     flat = _shown(value)
-    fits = len(flat) < width - 4 * indent and indent > 0
+    fits = len(flat) < _WIDTH - 4 * indent and indent > 0
     if fits or not isinstance(value, dict | list):
         return flat
     margin = "    " * (indent + 1)

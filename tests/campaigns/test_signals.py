@@ -117,7 +117,7 @@ def test_a_signal_that_was_not_sent_in_its_phase_is_none_that_was_tried(campaign
 
 def test_a_reader_takes_what_there_is_and_goes_away(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    reader = signals.Reader(tmp_path / "pipe", "pipe")
+    reader = signals.Reader(tmp_path / "pipe")
     with open(tmp_path / "pipe", "w") as pipe:
         print("a line", file=pipe, flush=True)
         reader.read()

@@ -19,7 +19,7 @@ from mmpretrain.models import ImageClassifier
 
 from mmhcgnet import HCGNet, NonFiniteHook
 from mmhcgnet.cli.default_hooks import set_guards
-from mmhcgnet.cli.launch import refuse_sync_norms
+from mmhcgnet.cli.launch import _refuse_sync_norms
 from mmhcgnet.cli.options import (
     check_amp_training,
     check_metrics,
@@ -651,7 +651,7 @@ def test_synchronised_norms_are_found_whatever_their_type_is_written_as(norm):
     synchronised = "Sync" in str(norm["type"])
     message = r"model\.backbone\.norm_cfg\.type=BN"
     with pytest.raises(UsageError, match=message) if synchronised else nullcontext():
-        refuse_sync_norms(cfg)
+        _refuse_sync_norms(cfg)
 
 
 @pytest.mark.parametrize("network", both(HCGNet, arch="A1", frozen_stages=1))

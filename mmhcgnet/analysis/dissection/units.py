@@ -56,7 +56,7 @@ class Probe:
     def __init__(self, model: nn.Module, layer: str | None = None) -> None:
         self.layer = layer or "backbone"
         modules = dict(model.named_modules())
-        if self.layer not in modules or not self.layer:
+        if self.layer not in modules:
             raise UsageError(
                 f"The model has no layer {self.layer}{did_you_mean(self.layer, modules)}: name "
                 "a module as the model does, such as backbone.stages.3."

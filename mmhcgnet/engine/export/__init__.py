@@ -1,10 +1,9 @@
 """Models out of PyTorch: graphs of standard ONNX operators with pre- and post-processing inside."""
 
-from .files import FORMATS, output_files, write_model
+from .files import output_files, write_model
 from .models import Exported, check_exportable, export_backbone, export_model, export_network
 
 __all__ = [
-    "FORMATS",
     "Exported",
     "check_exportable",
     "export_backbone",

@@ -22,7 +22,6 @@ from mmhcgnet.errors import UsageError
 from .layout import align_channels
 from .models import Exported
 
-FORMATS = ("onnx", "openvino")
 KEY = "mmhcgnet"  # of the JSON in the file
 SIDES = ("images", "height", "width")
 OPSET = 17  # of ONNX; from 16 on, RoiAlign knows aligned corners
