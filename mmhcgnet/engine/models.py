@@ -68,6 +68,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def is_detector(model: nn.Module) -> bool:
+    """Whether a model is one of MMDetection's, which need not be installed for that."""
+    return any(kind.__name__ == "BaseDetector" for kind in type(model).__mro__)
+
+
 def check_device(device: str) -> None:
     """Check that PyTorch can compute on a device.
 

@@ -45,7 +45,7 @@ from mmhcgnet.engine.configs import (
 from mmhcgnet.engine.deploy import switch_to_deploy
 from mmhcgnet.engine.export import export_model, export_network, write_model
 from mmhcgnet.engine.hooks.channels_last_hook import ChannelsLastHook
-from mmhcgnet.engine.models import build_model, explain_misspelt_types
+from mmhcgnet.engine.models import build_model, explain_misspelt_types, is_detector
 from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
 from mmhcgnet.paths import shipped_configs
@@ -151,11 +151,6 @@ def _build_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
             f"torchvision has no classifier {name!r}{did_you_mean(name, classifiers)}."
         )
     return models.get_model(name, weights=None, **options)
-
-
-def is_detector(model: nn.Module) -> bool:
-    """Whether a model is one of MMDetection's, which need not be installed for that."""
-    return any(kind.__name__ == "BaseDetector" for kind in type(model).__mro__)
 
 
 class InEngine(nn.Module):

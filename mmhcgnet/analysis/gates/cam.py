@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmhcgnet.analysis.benchmark.workloads import is_detector
 from mmhcgnet.analysis.report import new_figure
+from mmhcgnet.engine.models import is_detector
 from mmhcgnet.errors import UsageError, did_you_mean
 
 from .images import Sample, lay_over

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmhcgnet.engine.models import is_detector
 from mmhcgnet.errors import UsageError
 
 from .network import simplify
@@ -104,10 +105,9 @@ def check_exportable(model: nn.Module) -> nn.Module | None:
     Raises:
         UsageError: If a part of it cannot be exported; the message names it.
     """
-    kinds = {kind.__name__: kind for kind in type(model).__mro__}
-    if "BaseDetector" in kinds:
-        return _detection_head(model, kinds)
-    if "ImageClassifier" not in kinds:
+    if is_detector(model):
+        return _detection_head(model)
+    if not any(kind.__name__ == "ImageClassifier" for kind in type(model).__mro__):
         raise UsageError(
             f"The model {type(model).__name__} cannot be exported: only detectors of MMDetection "
             "and classifiers of MMPretrain can, and of other models the backbone alone."
@@ -127,10 +127,11 @@ def _check_classification_head(model: nn.Module) -> None:
         )
 
 
-def _detection_head(model: nn.Module, kinds: dict[str, type]) -> nn.Module:
+def _detection_head(model: nn.Module) -> nn.Module:
     from .dense import Dense
     from .two_stage import TwoStage
 
+    kinds = {kind.__name__: kind for kind in type(model).__mro__}
     for name, kind in (("TwoStageDetector", TwoStage), ("SingleStageDetector", Dense)):
         if name in kinds and type(model).predict is kinds[name].predict:
             return kind(model)
