@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 KEY = "mmhcgnet"  # of the JSON in a file
-PACKAGES = ("onnxruntime", "openvino")
+ENGINES = ("onnxruntime", "openvino")
 MOST_SHAPES = 4  # for which a model stays compiled at once
 
 
@@ -67,12 +67,12 @@ def open_engine(
         raise FileNotFoundError(f"The model {path} does not exist.")
     if not path.endswith((".onnx", ".xml")):
         raise RuntimeFileError(f"A model ends in .onnx or .xml, and {path} does not.")
-    if engine not in (None, *PACKAGES):
+    if engine not in (None, *ENGINES):
         raise RuntimeFileError(f"There is no engine {engine!r}: choose onnxruntime or openvino.")
     if providers and (device or engine == "openvino") or (device and engine == "onnxruntime"):
         raise RuntimeFileError("ONNX Runtime has providers, and OpenVINO a device: choose one.")
     engine = engine or ("onnxruntime" if providers else "openvino" if device else None)
-    candidates = [engine] if engine else [name for name in PACKAGES if find_spec(name)]
+    candidates = [engine] if engine else [name for name in ENGINES if find_spec(name)]
     if path.endswith(".xml"):
         candidates = [name for name in candidates if name == "openvino"]
     if not candidates or find_spec(candidates[0]) is None:

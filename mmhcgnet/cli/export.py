@@ -25,6 +25,7 @@ from mmhcgnet.engine.models import load_model
 from mmhcgnet.errors import UsageError
 from mmhcgnet.version import __version__
 from mmhcgnet_runtime import RuntimeFileError
+from mmhcgnet_runtime.engines import ENGINES
 
 from .options import check_output, check_overwriting
 from .progress import leave_out_noise
@@ -102,7 +103,7 @@ def export_file(
 
 def _difference(exported: Exported, draft: str, output: str, most: float, objects: bool) -> str:
     """Compare a file with PyTorch before it becomes the output, and say how far it is."""
-    engines = ("openvino",) if draft.endswith(".xml") else ("onnxruntime", "openvino")
+    engines = ("openvino",) if draft.endswith(".xml") else ENGINES
     if not any(find_spec(engine) for engine in engines):
         return f"It was not compared with PyTorch, as no engine is installed: {engines[0]}"
     try:

@@ -50,8 +50,8 @@ from mmhcgnet.errors import UsageError, did_you_mean
 from mmhcgnet.models import ARCHITECTURES, HCGNet
 from mmhcgnet.paths import shipped_configs
 from mmhcgnet_runtime import RuntimeFileError, open_engine
+from mmhcgnet_runtime.engines import ENGINES
 
-ENGINES = ("onnxruntime", "openvino")
 FORMS = ("backbone", "plain", "with_cp", "nchw", "deploy", "compile", *ENGINES)
 # Objects in each image of a detector's batch; COCO has 7 on average.
 NUM_OBJECTS = 7

@@ -18,11 +18,11 @@ import torch
 
 from mmhcgnet.checkpoints import write_atomically
 from mmhcgnet.errors import UsageError
+from mmhcgnet_runtime.engines import KEY
 
 from .layout import align_channels
 from .models import Exported
 
-KEY = "mmhcgnet"  # of the JSON in the file
 SIDES = ("images", "height", "width")
 OPSET = 17  # of ONNX; from 16 on, RoiAlign knows aligned corners
 SMALLEST_HALF = 256  # values, below which a tensor is not worth a conversion

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from mmhcgnet.checkpoints import Checkpoint, encode_checkpoint, read_checkpoint
 from mmhcgnet.checkpoints.checkpoint import RUN, UNIX_TIME
 from mmhcgnet.checkpoints.durable_files import ATOMIC, remove_temporary, write_atomically
-from mmhcgnet.checkpoints.newest import name_pattern
+from mmhcgnet.checkpoints.newest import POINTER, name_pattern
 from mmhcgnet.checkpoints.run_lock import lock_folder
 from mmhcgnet.engine.carried_state import (
     CARRIED,
@@ -310,7 +310,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     @master_only
     def _point(self, runner: Runner, path: str) -> None:
-        pointer = os.path.join(runner.work_dir, "last_checkpoint")
+        pointer = os.path.join(runner.work_dir, POINTER)
         try:
             write_atomically(pointer, os.fsencode(path))
         except OSError as error:
