@@ -9,12 +9,14 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
+from mmpretrain import get_model
 from modelindex.load_model_index import load
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmhcgnet import paths
 from mmhcgnet.checkpoints import Checkpoint, read_checkpoint
+from mmhcgnet.cli.deploy import deploy_file
 from mmhcgnet.cli.export import export_file
 from mmhcgnet.cli.publish import in_half, publish_file
 from mmhcgnet.datasets import shapes
@@ -24,16 +26,18 @@ from mmhcgnet.engine.export.checking import difference
 from mmhcgnet.engine.inference import TorchPredictor
 from mmhcgnet.engine.models import load_model
 from mmhcgnet.errors import MissingFileError, UsageError
-from mmhcgnet_runtime import open_engine
+from mmhcgnet_runtime import Predictor, open_engine
 
 ROOT = Path(__file__).parents[1]
+CLASSIFIER = "hcgnet-a1_1xb128-sgdr-28e_cifar10-folders"
 DETECTOR = "mask-rcnn_hcgnet-small_fpn-light_scratch_8e_shapes"
+IMAGES = sorted((ROOT / "demo/cifar10/test").glob("*/*.png"))
 SHIPPED = sorted(path.stem for path in (ROOT / "weights").glob("*.safetensors"))
 INDEX = {model.name: model for model in load(str(ROOT / "model-index.yml")).models}
 
 
 def test_weights_ship():
-    assert DETECTOR in SHIPPED
+    assert SHIPPED == [CLASSIFIER, DETECTOR]
     stated = {name for name, model in INDEX.items() if model.weights}
     assert stated == set(SHIPPED)
 
@@ -74,6 +78,36 @@ def test_the_shipped_detector_finds_shapes_that_nobody_has_seen(tmp_path):
     evaluation.accumulate()
     evaluation.summarize()
     assert evaluation.stats[0] > 0.7
+
+
+@pytest.mark.parametrize("form", ["pytorch", "deployed", ".onnx", ".xml"])
+def test_the_shipped_classifier_knows_what_it_has_not_seen(form, tmp_path):
+    """The first ten test images of each class of CIFAR-10."""
+    config, weights = load_config(CLASSIFIER), CLASSIFIER
+    if form == "deployed":
+        weights = str(tmp_path / "deployed.safetensors")
+        deploy_file(CLASSIFIER, CLASSIFIER, weights)
+        config = load_config(CLASSIFIER, ["model.backbone.deploy=True"])
+    if form in ("pytorch", "deployed"):
+        predictor = TorchPredictor(config, weights)
+    else:
+        path = tmp_path / f"a1{form}"
+        pytest.importorskip("openvino" if form == ".xml" else "onnxruntime")
+        export_file(CLASSIFIER, CLASSIFIER, str(path))
+        predictor = Predictor(str(path))
+    found = predictor([str(path) for path in IMAGES], batch_size=50)
+    names = [predictor.classes[result["label"]] for result in found]
+    right = [path.parent.name for path in IMAGES]
+    assert len(right) == 100
+    assert sum(a == b for a, b in zip(names, right, strict=True)) == 90
+
+
+def test_the_shipped_classifier_is_mmpretrains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = get_model(CLASSIFIER, pretrained=True)
+    expected = load_model(load_config(CLASSIFIER), CLASSIFIER)
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
 
 
 def test_configs_and_weights_are_found_by_name(monkeypatch, tmp_path):
