@@ -220,7 +220,7 @@ def test_one_base_file_sets_the_training_loop():
     setting = [p.name for p in CONFIGS.rglob("*.py") if "EpochLoop" in p.read_text()]
     assert setting == ["guards.py"]
     for path in LEAVES:
-        loop = load(path).train_cfg
+        loop = Config.fromfile(path).train_cfg
         kind = "Iter" if "max_iters" in loop else "Epoch"
         assert loop.type == f"mmhcgnet.Resumable{kind}Loop"
 

@@ -117,7 +117,7 @@ def test_a_worker_that_hangs_still_times_out():
 
 def test_a_process_that_was_suspended_goes_on():
     """For longer than the timeout, while it waited for a batch."""
-    loader = workers(seconds=1.5, timeout=2)
+    loader = workers(seconds=4, timeout=2)
     pid = os.getpid()
     waker = subprocess.Popen(
         ["sh", "-c", f"sleep 0.5; kill -STOP {pid}; sleep 3; kill -CONT {pid}"]
