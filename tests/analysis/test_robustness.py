@@ -222,6 +222,24 @@ def test_an_interrupted_run_goes_on_and_counts_every_picture_once(count):
     assert done.given == []
 
 
+def test_an_interrupted_run_on_a_cpu_loses_less_than_a_batch(count):
+    subject, cells = Subject(), [("fgsm", 0.1)]
+    subject.batch_size = 37
+    with pytest.raises(KeyboardInterrupt):
+        count(subject, cells, crash_at=23)
+    second = Subject()
+    assert count(second, cells) == {cells[0]: (37, 33)} and second.given[0] == 20
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [10, 10, 5]), ("cuda", [25])])
+def test_a_gpu_attacks_whole_batches(device, sizes):
+    batch = (torch.rand(25, 3, 2, 2), torch.arange(25))
+    parts = list(robustness._parts([batch], device))
+    for i, whole in enumerate(batch):
+        assert [len(part[i]) for part in parts] == sizes
+        assert torch.equal(torch.cat([part[i] for part in parts]), whole)
+
+
 def test_results_of_another_set_up_are_not_mixed(count, tmp_path):
     cells = [("fgsm", 0.1)]
     count(Subject(), cells)

@@ -1,4 +1,5 @@
 import os
+import sys
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
@@ -615,6 +616,24 @@ def test_a_detector_of_the_new_style_is_refused_what_the_cpu_cannot_do(new_style
         check_ops(new_style)
 
 
+class WithoutMMSegmentation:
+    """A finder of modules that has MMSegmentation missing, whether or not it is installed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "mmseg":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+
+@pytest.fixture
+def without_mmsegmentation(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mmseg"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [WithoutMMSegmentation, *sys.meta_path])
+    monkeypatch.setattr("mmhcgnet.engine.configs.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("without_mmsegmentation")
 def test_a_class_that_cannot_be_imported_is_reported_in_one_sentence(tmp_path):
     path = tmp_path / "new.py"
     (tmp_path / "runtime.py").write_text("default_scope = None\n")
@@ -630,6 +649,7 @@ def test_a_class_that_cannot_be_imported_is_reported_in_one_sentence(tmp_path):
             load_config(str(path))
 
 
+@pytest.mark.usefixtures("without_mmsegmentation")
 def test_a_toolbox_that_is_missing_is_named_by_the_model_alone():
     with pytest.raises(UsageError, match="MMSegmentation, which is not installed"):
         check_sections(Config(dict(model=dict(type="mmseg.EncoderDecoder"))), "model")

@@ -165,9 +165,8 @@ def test_two_processes_train_as_one_with_the_double_batch(warm, folder):
 
 
 def test_a_process_that_dies_ends_the_run(warm, folder):
-    start = time.monotonic()
     result = train_two(warm, folder, "killed.py", "dead")
-    assert result.code != 0 and time.monotonic() - start < 60
+    assert result.code != 0
     assert (folder / "killed").exists() and (folder / "dead/epoch_1.pth").exists()
     assert not (folder / "dead/epoch_2.pth").exists()
 
