@@ -14,13 +14,16 @@ import pytest
 import torch
 from helpers.exported import writes_onnx
 from helpers.networks import write_networks
+from mmpretrain.models import ImageClassifier
 from PIL import Image
 
 import mmhcgnet.engine
-from mmhcgnet.engine import build_model, load_config
+from mmhcgnet.engine import build_model, load_config, load_model
 from mmhcgnet_runtime import Predictor
 
 ROOT = Path(__file__).parents[1]
+CLASSIFIER = "hcgnet-a1_1xb128-sgdr-28e_cifar10-folders"
+PEER = "benchmarks/cifar10_peers/resnet18_10e.py"
 
 
 def blocks(page):
@@ -53,6 +56,16 @@ def test_a_classifier_by_its_name(here):
             torch.save(dict(state_dict=state), "checkpoint.pth")
         exec(text, names)
     assert "hcgnet-b_2xb128-mixup-lbs-sgdr-630e_in1k" in names["list_models"]("hcgnet*")
+
+
+def test_untrained_networks_to_dissect(here):
+    (here / "benchmarks").symlink_to(ROOT / "benchmarks")
+    (block,) = blocks("analysis")
+    run(block)
+    for name, config in (("a1", CLASSIFIER), ("resnet18", PEER)):
+        model = load_model(load_config(config), f"untrained_{name}.pth")
+        assert isinstance(model, ImageClassifier)
+        assert not any(b.any() for n, b in model.named_buffers() if n.endswith("running_mean"))
 
 
 @pytest.mark.slow(reason="exports a detector")

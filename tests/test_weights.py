@@ -123,6 +123,14 @@ def test_configs_and_weights_are_found_by_name(monkeypatch, tmp_path):
     torch.save(dict(state_dict=dict(a=torch.ones(1))), DETECTOR)
     assert Checkpoint.open(DETECTOR).weights.keys() == {"a"}
     os.unlink(DETECTOR)
+    # A folder of that name is where it was trained: the default work directory, from work_dirs.
+    os.mkdir(DETECTOR)
+    assert Checkpoint.open(DETECTOR).path == str(paths.shipped_weights(DETECTOR))
+    assert Path(load_config(DETECTOR).filename).stem == DETECTOR
+    os.mkdir("folder")
+    with pytest.raises(UsageError, match="folder must be a file that ends in .py"):
+        load_config("folder")
+    os.rmdir("folder")
     assert paths.shipped_weights(f"../weights/{DETECTOR}") is None
     with pytest.raises(MissingFileError):
         Checkpoint.open(f"folder/{DETECTOR}")

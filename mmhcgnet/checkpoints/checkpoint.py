@@ -186,9 +186,10 @@ def find_file(path: str) -> str:
         MissingFileError: If it does not exist.
     """
     path = os.path.expanduser(path)
+    # A folder of that name is a training's work directory.
+    if not os.path.isfile(path) and (shipped := shipped_weights(path)):
+        return str(shipped)
     if not os.path.exists(path):
-        if shipped := shipped_weights(path):
-            return str(shipped)
         folder = Path(path).parent
         found = sorted(str(file) for file in folder.glob("*.pth"))
         hint = f" ({folder} holds {', '.join(found[-3:])})" if found else ""

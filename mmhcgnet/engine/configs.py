@@ -190,9 +190,11 @@ def shipped_config(name: str) -> str:
     """
     package, separator, path = name.partition("::")
     if not separator:
-        if os.path.splitext(name)[1] or os.path.basename(name) != name or os.path.exists(name):
+        if os.path.splitext(name)[1] or os.path.basename(name) != name or os.path.isfile(name):
             return name
         if name not in (known := shipped_configs()):
+            if os.path.exists(name):  # unlike a work directory, which is named as its config
+                return name
             hint = did_you_mean(name, known)
             raise UsageError(f"{name} is no config file and not the name of one{hint}.")
         return str(known[name])

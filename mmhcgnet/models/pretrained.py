@@ -119,5 +119,5 @@ def check_pretrained_path(path: str) -> None:
             "tools/model_converters/official_to_mmpretrain.py, train some with one of "
             "configs/hcgnet/*_in1k.py, or name an MMPretrain checkpoint of this backbone (keys "
             "'backbone.*') in model.backbone.init_cfg.checkpoint; without any, train from scratch "
-            "with configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py."
+            "as configs/mask_rcnn/mask-rcnn_hcgnet-b_fpn_syncbn-all_scratch_6x_coco.py does."
         )

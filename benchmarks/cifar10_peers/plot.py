@@ -1,13 +1,13 @@
 """Draw the errors on the held-out images against epochs and against computing time.
 
-A run's computing time is its steps times the fastest mean step of its log, so that what else ran on
-the machine does not count.
-Usage: python benchmarks/cifar10_folder/plot.py OUT.png WORK_DIR [WORK_DIR …]
+A run's computing time is its steps times the median step of its log, without the validation.
+Usage: python benchmarks/cifar10_peers/plot.py OUT.png WORK_DIR [WORK_DIR …]
 """
 
 import json
 import sys
 from pathlib import Path
+from statistics import median
 
 import matplotlib.pyplot as plt
 
@@ -21,21 +21,21 @@ for work_dir in map(Path, work_dirs):
         for path in sorted(work_dir.glob("*/vis_data/scalars.json"))
         for line in path.read_text().splitlines()
     ]
-    seconds = min(line["time"] for line in lines if "loss" in line)
-    steps, errors, step = [], [], 0
+    seconds = median(line["time"] for line in lines if "loss" in line)
+    errors, step = {}, 0
     for line in lines:
         if "loss" in line:
             step = line["step"]
         elif "accuracy/top1" in line:  # which has no step of its own
-            steps.append(step)
-            errors.append(100 - line["accuracy/top1"])
+            errors[step] = 100 - line["accuracy/top1"]
     print(
-        f"{work_dir.name}: {steps[-1]} steps of {seconds:.2f} s, error last {errors[-1]:.2f} %, "
-        f"best {min(errors):.2f} %"
+        f"{work_dir.name}: {step} steps of {seconds:.2f} s, {step * seconds / 60:.0f} minutes, "
+        f"error last {[*errors.values()][-1]:.2f} %, best {min(errors.values()):.2f} %"
     )
-    axes[0].plot([s / STEPS_AN_EPOCH for s in steps], errors, marker=".", label=work_dir.name)
-    axes[1].plot([s * seconds / 60 for s in steps], errors, marker=".", label=work_dir.name)
+    for ax, unit in zip(axes, (1 / STEPS_AN_EPOCH, seconds / 60), strict=True):
+        ax.plot([s * unit for s in errors], errors.values(), marker=".", label=work_dir.name)
 axes[0].set(xlabel="epoch", ylabel="error on the held-out images (%)", ylim=(0, None))
+axes[0].set_xscale("log")
 axes[1].set(xlabel="minutes of training on one core")
 axes[1].legend()
 figure.savefig(out, dpi=110)
