@@ -225,6 +225,40 @@ def test_results_are_the_papers_where_the_recipe_is_and_ours_of_weights_that_shi
             assert source == ("paper" if name in expected else None)
 
 
+def test_the_table_of_the_readme_has_the_numbers_of_the_index():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("## The networks\n")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    rows = {re.sub(r"\[(.*)\]\(.*\)", r"\1", row[0]): row[2:] for row in rows if len(row) == 5}
+    classifier, detector = (name for name, model in MODELS.items() if model.weights)
+    published = sorted(paper_results())
+    configs = {
+        f"HCGNet-{arch}": [name for name in published if name.startswith(f"hcgnet-{arch.lower()}_")]
+        for arch in ("A1", "A2", "A3", "B", "C")
+    }
+    configs |= {
+        "Mask R-CNN, HCGNet-B": [name for name in published if name.startswith("mask-rcnn")],
+        "the classifier that ships, A1": [classifier],
+        "the detector that ships": [detector],
+    }
+    assert set(rows) == {"network", "---", *configs}
+    for row, names in configs.items():
+        params, multiply_adds, result = rows[row]
+        first = MODELS[names[0]].metadata
+        for stated, counted in (
+            (params, first.parameters / 1e6),
+            (multiply_adds, first.flops / 1e9),
+        ):
+            number = stated.split()[0]
+            assert float(number) == round(counted, len(number.partition(".")[2])), row
+        found = [results_of(MODELS[name]) for name in names]
+        if "Top 1 Accuracy" in found[0]:
+            wanted = [100 - values["Top 1 Accuracy"] for values in found]
+        else:
+            wanted = [found[0]["box AP"], found[0]["mask AP"]]
+        assert list(map(float, re.findall(r"\d+\.\d+", result))) == pytest.approx(wanted), row
+
+
 # --- MMPretrain ----------------------------------------------------------------------------------
 
 
