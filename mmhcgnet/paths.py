@@ -9,10 +9,20 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".we
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images in a folder and in those below it, by their suffixes, without hidden ones."""
-    found = []
+    """The images in a folder and in those below it, by their suffixes, without hidden ones.
+
+    Links to folders are followed, except to one that the link is in.
+    """
+    found: list[Path] = []
+    inside = {str(folder): frozenset(map(str, folder.resolve().parents))}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "."]
+        around = inside.pop(parent) | {os.path.realpath(parent)}
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "." and os.path.realpath(os.path.join(parent, name)) not in around
+        ]
+        inside.update(dict.fromkeys((os.path.join(parent, name) for name in folders), around))
         files = [Path(parent, name) for name in names if name[0] != "."]
         found += [file for file in files if file.suffix.lower() in IMAGES and file.is_file()]
     return sorted(found)

@@ -42,6 +42,25 @@ def test_every_class_gives_its_share_and_no_image_is_lost_or_twice(start, data):
             assert cv2.imread(info["img_path"]) is not None
 
 
+def test_links_are_followed_but_in_circles(start, data, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    for i in range(10):
+        (other / f"{i}.png").write_bytes(b"")
+    cat = data / "train/cat"
+    for name, folder in (
+        ("more", other),
+        ("up", data / "train"),
+        ("itself", cat),
+        ("absent", "no"),
+    ):
+        (cat / name).symlink_to(folder)
+    (other / "back").symlink_to(cat)
+    start(SCRIPT, data, code=0)
+    cats = [line for lines in lists(data) for line in lines if line.startswith("cat/")]
+    assert len(set(cats)) == len(cats) == 20
+    assert len([line for line in cats if line.startswith("cat/more/")]) == 10
+
+
 def test_the_seed_decides(start, data):
     found = []
     for seed in (0, 0, 1):
