@@ -20,6 +20,7 @@ import mmhcgnet
 from mmhcgnet import model_index, paths
 from mmhcgnet.analysis import paper
 from mmhcgnet.analysis.complexity import counting as complexity
+from mmhcgnet.engine.export.pipeline import describe_pipeline
 from mmhcgnet.engine.models import build_model
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +154,13 @@ def test_the_numbers_are_those_of_the_config(name):
     assert metadata.batch_size == cfg.auto_scale_lr.base_batch_size
     data = next(data for data in TRAINING_DATA if name.removesuffix("_v1").endswith(f"_{data}"))
     assert metadata.training_data == TRAINING_DATA[data]
+
+
+def test_an_exported_file_can_say_how_every_config_prepares_its_images():
+    for name in CONFIGS:
+        cfg = read(name)
+        if cfg.default_scope != "mmseg" and cfg.get("test_dataloader"):
+            assert describe_pipeline(cfg)["steps"] is not None, name
 
 
 def test_what_only_matters_in_training_costs_nothing():

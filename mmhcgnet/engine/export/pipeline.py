@@ -47,6 +47,7 @@ def describe_pipeline(cfg: Config) -> dict[str, Any]:
 
 def _describe(kind: str, transform: dict[str, Any]) -> dict[str, Any] | None:
     transform.pop("type")
+    transform.pop("_scope_", None)  # of what is inherited from another package's config
     if kind == "CenterCrop":
         size = transform.pop("crop_size", None)
         size = [size, size] if isinstance(size, int) else size

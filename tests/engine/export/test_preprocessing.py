@@ -61,6 +61,7 @@ EDGE = [dict(kind="resize_edge", size=72, edge="short", interpolation="bilinear"
 BOTH = [dict(kind="resize", size=[9, 8], keep_ratio=True, interpolation="bilinear", backend="cv2")]
 NAMED = [dict(type="LoadImageFromFile"), dict(type="ResizeEdge", scale=72), dict(type="PackInputs")]
 CLASSES = [dict(type=LoadImageFromFile), dict(type=ResizeEdge, scale=72), dict(type=PackInputs)]
+INHERITED = [dict(transform, _scope_="mmpretrain") for transform in NAMED]
 OF_MMDET = [
     dict(type=LoadImageFromFile),
     dict(type=Resize, scale=(9, 8), keep_ratio=True),
@@ -69,6 +70,7 @@ OF_MMDET = [
 ]
 SETS = {
     "names": (dict(type="CustomDataset", pipeline=NAMED), EDGE),
+    "inherited": (dict(type="CustomDataset", pipeline=INHERITED), EDGE),
     "classes": (dict(type=CustomDataset, pipeline=CLASSES), EDGE),
     "detection": (dict(type="CocoDataset", pipeline=OF_MMDET), BOTH),
     "repeated": (dict(type="RepeatDataset", dataset=dict(pipeline=NAMED)), EDGE),
